@@ -1,0 +1,1 @@
+//! Names, shapes and signatures that the agent and `deployctl` share.
