@@ -1,0 +1,2 @@
+//! deploy-agent.
+fn main() {}

@@ -1,0 +1,222 @@
+//! What the agent tells about a project: plans, releases, deployments and the state of services.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Outcome, PhaseName};
+use crate::image::{Digest, ImageRef};
+use crate::names::{DeploymentId, KeyName, ProjectName, ReleaseNumber, ServiceName, Version};
+use crate::push::Source;
+
+/// What a push or a rollback will do, or would do (`--dry-run`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanView {
+    /// The project.
+    pub project: ProjectName,
+    /// The release that runs now, if one is recorded.
+    pub from: Option<ReleaseNumber>,
+    /// The release that this makes, or goes back to. None in a dry run of a push: the number is not taken.
+    pub to: Option<ReleaseNumber>,
+    /// The named services, in the order they will be restarted.
+    pub services: Vec<PlannedService>,
+    /// The project's other services, which are not touched.
+    pub untouched: Vec<ServiceName>,
+    /// The lines that will change in the host's files.
+    pub edits: Vec<PlannedEdit>,
+    /// What the caller should know before saying yes.
+    pub warnings: Vec<String>,
+}
+
+/// One service of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedService {
+    /// The service.
+    pub service: ServiceName,
+    /// The image its Compose file names now, as `docker compose config` resolves it.
+    pub now: Option<ImageRef>,
+    /// The digest that its container runs now, where the registry gave it one.
+    pub now_digest: Option<Digest>,
+    /// The new image, with its digest.
+    pub new: ImageRef,
+    /// Whether anything changes for this service.
+    pub changes: bool,
+    /// How its health will be judged, for people: `healthcheck`, `GET http://...`, `state and restarts only`.
+    pub judged_by: Vec<String>,
+}
+
+/// One change in one file of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedEdit {
+    /// The file, relative to the project's directory where it lies inside.
+    pub file: String,
+    /// The line, counted from 1.
+    pub line: u32,
+    /// The bytes that go, for instance `dev-3f9c1ab`.
+    pub before: String,
+    /// The bytes that come.
+    pub after: String,
+}
+
+/// How a release stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseState {
+    /// Its deployment is under way.
+    Deploying,
+    /// It runs now.
+    Live,
+    /// It ran, and another release replaced it.
+    Replaced,
+    /// It did not become healthy, or was refused: it can not be rolled back to.
+    Failed,
+}
+
+/// One release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseView {
+    /// Its number within the project.
+    pub number: ReleaseNumber,
+    /// How it stands.
+    pub state: ReleaseState,
+    /// The caller's label.
+    pub version: Option<Version>,
+    /// When it was recorded.
+    pub created_at: Timestamp,
+    /// Whose key signed it; none for the release that the agent found when the project was added.
+    pub key: Option<KeyName>,
+    /// Where it came from.
+    pub source: Source,
+    /// The image of every service of the project, with digest where known.
+    pub services: Vec<ReleasedService>,
+}
+
+/// What a release says of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasedService {
+    /// The service.
+    pub service: ServiceName,
+    /// Its image; with a digest where the registry gave one.
+    pub image: ImageRef,
+    /// Whether this release changed it.
+    pub changed: bool,
+}
+
+/// Whether a deployment goes to new images or back to old ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeploymentKind {
+    /// A push.
+    Push,
+    /// A rollback that somebody asked for.
+    Rollback,
+}
+
+/// One deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentView {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Its project.
+    pub project: ProjectName,
+    /// Push or rollback.
+    pub kind: DeploymentKind,
+    /// Whose key signed it.
+    pub key: KeyName,
+    /// Where it came from.
+    pub source: Source,
+    /// The release that ran before.
+    pub from: Option<ReleaseNumber>,
+    /// The release that it makes or goes back to.
+    pub to: Option<ReleaseNumber>,
+    /// The caller's label.
+    pub version: Option<Version>,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// Where it stands.
+    pub phase: PhaseName,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
+
+/// The answer of `GET /v1/projects/{project}/history`, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// The project.
+    pub project: ProjectName,
+    /// Its deployments.
+    pub deployments: Vec<DeploymentView>,
+    /// Its releases.
+    pub releases: Vec<ReleaseView>,
+}
+
+/// The answer of `GET /v1/projects/{project}/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectStatus {
+    /// The project.
+    pub project: ProjectName,
+    /// The release that runs.
+    pub release: Option<ReleaseView>,
+    /// Every service of the Compose project.
+    pub services: Vec<ServiceStatus>,
+    /// The deployment that is under way.
+    pub running: Option<DeploymentView>,
+    /// The last deployment that ended.
+    pub last: Option<DeploymentView>,
+    /// Set when the last deployment ended stuck, or the host's files are not those of the release.
+    pub attention: Vec<String>,
+}
+
+/// One service, as it runs now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// The service.
+    pub service: ServiceName,
+    /// The image that the Compose file names.
+    pub image: Option<ImageRef>,
+    /// The digest that the container runs, where the registry gave one.
+    pub digest: Option<Digest>,
+    /// How it is.
+    pub health: ServiceHealth,
+    /// The same in words, with the reason: `healthy for 3 days`, `exited (3) 2 seconds ago, 12 restarts`.
+    pub detail: String,
+    /// Whether the agent may deploy it: whether its image is on the project's allow-list.
+    pub managed: bool,
+}
+
+/// How a service is, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceHealth {
+    /// Its healthcheck and probes pass; or it has none and runs; or it is a one-shot that exited 0.
+    Healthy,
+    /// It started, and its healthcheck has not passed yet.
+    Starting,
+    /// It is stopped, restarting, or its healthcheck or a probe fails.
+    Unhealthy,
+    /// It has no container.
+    Missing,
+}
+
+/// The answer of `GET /v1/projects/{project}/health`: every check of every service, run now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectHealth {
+    /// The project.
+    pub project: ProjectName,
+    /// Whether all services are healthy.
+    pub healthy: bool,
+    /// The release that runs.
+    pub release: Option<ReleaseNumber>,
+    /// Every service.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// The answer of `GET /v1/projects`: what this key may see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Projects {
+    /// The agent's version.
+    pub agent: String,
+    /// The projects.
+    pub projects: Vec<ProjectName>,
+}
