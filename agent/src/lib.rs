@@ -1,1 +1,9 @@
-//! The deploy agent.
+//! The deploy agent: the map of its rooms.
+//!
+//! A push passes through them in this order: `api` (gate, then one handler per route) -> `policy` -> `queue` ->
+//! `deploy` (pure: plan, phase, verdict; and the runner, the one loop) -> `host` (the only room that acts on Docker
+//! and on the host's files). `history` is the journal and the releases; `config` is read before a port is bound.
+
+pub mod config;
+pub mod deploy;
+pub mod host;

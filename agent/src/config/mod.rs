@@ -1,0 +1,156 @@
+//! What the operator decided: the parsed, checked configuration that the rest of the agent works with.
+//!
+//! `file` has the shape of the TOML, `parse` turns it into these types and reports every mistake at once. After that
+//! nothing re-checks.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use deploy_proto::names::{ProjectName, ServiceName};
+
+/// The whole configuration: `agent.toml` and every `projects.d/*.toml`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the signed API listens, and as whom.
+    pub server: Server,
+    /// Where monitoring is served, read-only; loopback unless told otherwise.
+    pub monitor: SocketAddr,
+    /// The folder of the database and the TLS key: `/var/lib/deploy-agent`.
+    pub state_dir: PathBuf,
+    /// The Engine's socket: `/var/run/docker.sock`.
+    pub docker_socket: PathBuf,
+    /// The folder with Docker's `config.json` for registry credentials: `/root/.docker`.
+    pub docker_config_dir: PathBuf,
+    /// The projects by name.
+    pub projects: BTreeMap<ProjectName, Project>,
+}
+
+/// The signed API.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// The address and port to bind.
+    pub listen: SocketAddr,
+    /// What a request's `@authority` may say; never empty. A name without a port stands for any port.
+    pub names: Vec<String>,
+    /// The operator's own certificate chain and key (PEM); without it the agent makes a self-signed one.
+    pub tls: Option<TlsFiles>,
+}
+
+/// The operator's own certificate.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The key, readable by the agent only.
+    pub key: PathBuf,
+}
+
+/// All of a kind, or these only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope<T> {
+    /// Written `["*"]`.
+    All,
+    /// These only.
+    Only(Vec<T>),
+}
+
+impl<T: PartialEq> Scope<T> {
+    /// Whether the scope contains it.
+    pub fn contains(&self, item: &T) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(items) => items.contains(item),
+        }
+    }
+}
+
+/// What a key may do. `status` covers status, history, health and following deployments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Push new images (and plan to).
+    Push,
+    /// Go back to an earlier release (and plan to).
+    Rollback,
+    /// Read status, history, health and events.
+    Status,
+    /// Read the logs of services.
+    Logs,
+}
+
+/// One Compose project on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Project {
+    /// Its name, passed to Compose as `-p`.
+    pub name: ProjectName,
+    /// Its directory, absolute and resolved (no symbolic link in it).
+    pub dir: PathBuf,
+    /// The Compose files, relative to `dir` or absolute; empty: what Compose itself finds (`COMPOSE_FILE` in `.env`,
+    /// `compose.yaml`, ..., with the override file).
+    pub files: Vec<PathBuf>,
+    /// The image repositories that may be deployed; `*` stands for any run of characters but `/`.
+    pub images: Vec<String>,
+    /// Whether `latest` and untagged images may be deployed.
+    pub allow_latest: bool,
+    /// How a new image is written into the Compose file.
+    pub pin: Pin,
+    /// How several services are restarted.
+    pub order: Order,
+    /// How long a service may take to become healthy.
+    pub wait: Duration,
+    /// How long it must stay well.
+    pub settle: Duration,
+    /// How many successful releases can be rolled back to.
+    pub keep: u32,
+    /// Free bytes that must remain on Docker's file system after a pull.
+    pub min_free_bytes: u64,
+    /// Checks from outside the containers.
+    pub probes: Vec<Probe>,
+}
+
+/// How a new image is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// `repo:tag@sha256:...`: a later `docker compose up` by hand starts the very same image.
+    Digest,
+    /// `repo:tag` only; the release still records the digest.
+    Tag,
+}
+
+/// How several services are restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// One `docker compose up` for all: faster in all, and every service is away for the whole of it.
+    Together,
+    /// One after the other in dependency order, each well before the next is touched.
+    OneByOne,
+}
+
+/// A check of a service from outside its container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// The service.
+    pub service: ServiceName,
+    /// What is asked.
+    pub check: ProbeCheck,
+    /// How long one try may take.
+    pub timeout: Duration,
+}
+
+/// What a probe asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeCheck {
+    /// A GET that must be answered with this status, or any 2xx when none is given.
+    Http {
+        /// `http://` or `https://` (any certificate is taken for an address on loopback only).
+        url: String,
+        /// The status.
+        status: Option<u16>,
+    },
+    /// A connection that must be accepted: `HOST:PORT`.
+    Tcp {
+        /// The address.
+        address: String,
+    },
+}

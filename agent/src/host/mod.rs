@@ -1,0 +1,1 @@
+//! Acting: the only room that touches Docker and the host's files.
