@@ -297,3 +297,179 @@ const fn ends(first: u8, middle: u8, last: u8) -> [u8; 32] {
     *tail = last;
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use ring::rand::SystemRandom;
+
+    use super::*;
+
+    /// RFC 9421 appendix B.1.4, as `openssl pkey` writes it: version 1.
+    const V1: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF\n\
+        -----END PRIVATE KEY-----\n";
+    const LINE: &str = "deployctl-key:MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF";
+    const PUBLIC: &str = "ed25519:JrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=";
+
+    fn pem(der: &[u8]) -> String {
+        format!(
+            "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+            STANDARD.encode(der)
+        )
+    }
+
+    #[test]
+    fn a_key_is_read_in_every_form_that_people_paste() {
+        for text in [
+            V1.to_owned(),
+            V1.replace('\n', "\r\n"),
+            V1.replace('\n', " "),
+            V1.replace('\n', ""),
+            format!("\u{feff}\n  {V1}  \n"),
+            format!("Made on a Monday\n{V1}"),
+            LINE.to_owned(),
+            format!("{LINE}\n"),
+        ] {
+            let key = PrivateKey::from_text(&text).expect(&text);
+            assert_eq!(key.public().to_string(), PUBLIC);
+            assert_eq!((key.to_pem().as_str(), key.to_line().as_str()), (V1, LINE));
+        }
+    }
+
+    #[test]
+    fn version_2_is_read_and_its_public_half_checked() {
+        let der = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        let der = der.as_ref();
+        let key = PrivateKey::from_text(&pem(der)).unwrap();
+        let again = PrivateKey::from_text(&key.to_line()).unwrap();
+        assert_eq!(key.public(), again.public());
+        assert_eq!(
+            key.public().as_bytes(),
+            Ed25519KeyPair::from_pkcs8(der).unwrap().public_key().as_ref()
+        );
+        let mut wrong = der.to_vec();
+        *wrong.last_mut().unwrap() ^= 1;
+        assert_eq!(PrivateKey::from_text(&pem(&wrong)).unwrap_err(), BadKey::Damaged);
+    }
+
+    #[test]
+    fn a_new_key_signs_what_its_public_half_verifies() {
+        let rng = SystemRandom::new();
+        let (one, two) = (
+            PrivateKey::generate(&rng).unwrap(),
+            PrivateKey::generate(&rng).unwrap(),
+        );
+        let public: PublicKey = one.public().to_string().parse().unwrap();
+        assert!(public.verifies(b"x", &one.sign(b"x")));
+        assert!(!public.verifies(b"y", &one.sign(b"x")));
+        assert!(!public.verifies(b"x", &two.sign(b"x")));
+    }
+
+    #[test]
+    fn what_is_not_a_usable_key_is_named_and_none_of_it_repeated() {
+        // Made by `openssl genpkey -algorithm x25519` and `openssl ecparam -genkey`, and an RSA key's first lines.
+        const X25519: &str = "MC4CAQAwBQYDK2VuBCIEILCuMF1SwvX8Ooy6pVSmuTncILR+Y/nvTURue4pEZdtA";
+        const P256: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg4yI/afPSHqzHp5vTFEpTPqwTcYIu92lDXdHFYe/Vg7uhRANCAAS9e+v6zW4gk7+3cAsHNt0eYfD2s55bFxcjcTkos9rQkWF8tpQlWbE0jI2kDeNbWz+niVlpqqK2FFWVEHiFaqGP";
+        const RSA: &str = "MIICdwIBADANBgkqhkiG9w0BAQEFAASCAmEwggJdAgEAAoGBAKzz4qL/lwnSznyZ";
+        let labelled = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+        let body = |body: &str| format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
+        for (text, reason) in [
+            (String::new(), BadKey::Empty),
+            (" \r\n".to_owned(), BadKey::Empty),
+            (labelled("OPENSSH PRIVATE KEY"), BadKey::OpenSsh),
+            (
+                "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNza".to_owned(),
+                BadKey::OpenSsh,
+            ),
+            (labelled("RSA PRIVATE KEY"), BadKey::Rsa),
+            (body(RSA), BadKey::Rsa),
+            (body(P256), BadKey::OtherAlgorithm),
+            (body(X25519), BadKey::OtherAlgorithm),
+            (labelled("EC PRIVATE KEY"), BadKey::OtherAlgorithm),
+            (labelled("ENCRYPTED PRIVATE KEY"), BadKey::Encrypted),
+            (labelled("PUBLIC KEY"), BadKey::Public),
+            (labelled("CERTIFICATE"), BadKey::Public),
+            (PUBLIC.to_owned(), BadKey::Public),
+            ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA".to_owned(), BadKey::Public),
+            (V1.replace("-----END PRIVATE KEY-----", ""), BadKey::Truncated),
+            (V1.chars().take(40).collect(), BadKey::Truncated),
+            (V1.chars().take(20).collect(), BadKey::Truncated),
+            (V1.replace("fSnF", ""), BadKey::Damaged),
+            (V1.replace("fSnF", "fSn!"), BadKey::Damaged),
+            (body(""), BadKey::Damaged),
+            (LINE.chars().take(60).collect(), BadKey::Damaged),
+            ("deployctl-key:".to_owned(), BadKey::Damaged),
+            ("hunter2-the-password".to_owned(), BadKey::NotAKey),
+            (
+                "MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF".to_owned(),
+                BadKey::NotAKey,
+            ),
+            ("x".repeat(KEY_TEXT_MAX_BYTES + 1), BadKey::NotAKey),
+        ] {
+            let error = PrivateKey::from_text(&text).expect_err(&text);
+            assert_eq!(error, reason, "{text}");
+        }
+        for end in 0..V1.trim().len() {
+            let cut: String = V1.chars().take(end).collect();
+
+            assert!(PrivateKey::from_text(&cut).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_private_key_is_not_shown_by_debug() {
+        assert_eq!(
+            format!("{:?}", PrivateKey::from_text(V1).unwrap()),
+            "PrivateKey([hidden])"
+        );
+    }
+
+    #[test]
+    fn a_public_key_has_one_text() {
+        let key: PublicKey = PUBLIC.parse().unwrap();
+        assert_eq!(key.to_string(), PUBLIC);
+        let json = serde_json::to_string(&key).unwrap();
+        assert_eq!(json, format!("\"{PUBLIC}\""));
+        assert_eq!(serde_json::from_str::<PublicKey>(&json).unwrap(), key);
+        let encoded = PUBLIC.strip_prefix("ed25519:").unwrap();
+        for (text, reason) in [
+            (String::new(), BadPublicKey::Shape),
+            (encoded.to_owned(), BadPublicKey::Shape),
+            (format!("Ed25519:{encoded}"), BadPublicKey::Shape),
+            (format!(" {PUBLIC}"), BadPublicKey::Shape),
+            (format!("{PUBLIC}\n"), BadPublicKey::Shape),
+            (PUBLIC.replace("bs=", "bs"), BadPublicKey::Shape),
+            (PUBLIC.replace("bs=", "bt="), BadPublicKey::Shape),
+            (PUBLIC.replace("bs=", "bs=="), BadPublicKey::Shape),
+            (PUBLIC.replace(['/', '+'], "_"), BadPublicKey::Shape),
+            (
+                format!("ed25519:{}", STANDARD.encode([1; 31])),
+                BadPublicKey::Shape,
+            ),
+            (
+                format!("ed25519:{}", STANDARD.encode([1; 33])),
+                BadPublicKey::Shape,
+            ),
+            (LINE.to_owned(), BadPublicKey::Private),
+            (V1.to_owned(), BadPublicKey::Private),
+        ] {
+            assert_eq!(text.parse::<PublicKey>(), Err(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_public_key_that_anybody_can_sign_for_is_refused() {
+        // With the neutral element as key, R = neutral and S = 0 is a signature of everything.
+        let mut forged = [0; 64];
+        forged[0] = 1;
+        assert!(PublicKey(ends(1, 0, 0)).verifies(b"anything", &forged));
+        for y in WEAK_Y {
+            let mut negative = y;
+            negative[31] |= 0x80;
+            for bytes in [y, negative] {
+                let text = PublicKey(bytes).to_string();
+                assert_eq!(text.parse::<PublicKey>(), Err(BadPublicKey::Weak), "{text}");
+            }
+        }
+    }
+}

@@ -8,6 +8,7 @@ mod authority;
 mod canonical;
 mod digest;
 mod key;
+mod parts;
 mod rejection;
 mod signature;
 #[cfg(test)]
@@ -17,8 +18,9 @@ pub use authority::{AuthorityNames, BadAuthority};
 pub use canonical::{BadBase, Param, SignatureParams, signature_base};
 pub use digest::content_digest;
 pub use key::{BadKey, BadPublicKey, NoRandomness, PrivateKey, PublicKey};
+pub use parts::RequestParts;
 pub use rejection::Rejection;
 pub use signature::{
-    COVERED, Claim, FUTURE_SKEW_SECONDS, LIFETIME_SECONDS, MAX_AGE_SECONDS, MAX_LIFETIME_SECONDS,
-    RequestParts, SignError, SignedHeaders, TAG, sign_request,
+    COVERED, Claim, FUTURE_SKEW_SECONDS, LIFETIME_SECONDS, MAX_AGE_SECONDS, MAX_LIFETIME_SECONDS, SignError,
+    SignedHeaders, TAG, sign_request,
 };
