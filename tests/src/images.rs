@@ -30,6 +30,11 @@ pub fn unique(prefix: &str) -> String {
     )
 }
 
+/// Makes a folder that is removed on drop; its name tells `tests/sweep.sh` which process it belongs to.
+pub fn temporary_dir(what: &str) -> Result<TempDir> {
+    Ok(TempDir::with_prefix(format!("deploy-tests-{}-", unique(what)))?)
+}
+
 /// Returns a port of 127.0.0.1 that is free now, below the range that the kernel gives to outgoing connections.
 pub fn free_port() -> Result<u16> {
     let mut random = RandomState::new().hash_one(0);
@@ -79,7 +84,7 @@ fn workspace() -> &'static Path {
 }
 
 fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+    workspace().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// The image that all others start from: the service and nothing else. It stays on the Engine like a build's output,
@@ -100,7 +105,7 @@ fn build_base() -> Result<String> {
     let lock = File::create(target_dir().join("test-service/base.lock"))?;
     lock.lock()?;
     if !docker(["image", "inspect", &name]).output()?.status.success() {
-        let context = TempDir::with_prefix("deploy-tests-base-")?;
+        let context = temporary_dir("base")?;
         fs::copy(&binary, context.path().join("service"))?;
         let dockerfile = "FROM scratch\nCOPY service /service\nEXPOSE 8080\nENTRYPOINT [\"/service\"]\n";
         fs::write(context.path().join("Dockerfile"), dockerfile)?;
@@ -257,7 +262,7 @@ impl Image {
     /// manifest's digest (`sha256:...`). Every build is another image with another digest. What the Engine already
     /// knows as `HOST/REPO:TAG` stays as it is: the image goes there by the registry's other name, `localhost`.
     pub fn build_and_push(&self, registry: &Registry, repo: &str, tag: &str) -> Result<String> {
-        let context = TempDir::with_prefix("deploy-tests-image-")?;
+        let context = temporary_dir("image")?;
         fs::write(context.path().join("Dockerfile"), self.dockerfile(&base_image()?))?;
         if self.extra_bytes > 0 {
             let mut layer = File::create(context.path().join("layer"))?;
@@ -367,7 +372,7 @@ impl Registry {
 
     fn prepare(login: Option<&Login>) -> Result<Self> {
         let port = free_port()?;
-        let dir = TempDir::with_prefix("deploy-tests-registry-")?;
+        let dir = temporary_dir("registry")?;
         let path = dir.path();
         let mut config = format!(
             "version: 0.1\nlog: {{level: info, formatter: text}}\nstorage:\n  filesystem: {{rootdirectory: {0}/storage}}\n  \
@@ -440,6 +445,7 @@ impl Registry {
         let child = command
             .spawn()
             .context("failed to start docker-registry; tests/setup.sh installs it")?;
+        fs::write(dir.join("pid"), child.id().to_string())?;
         *self.inner.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         until("the registry answers", Duration::from_secs(20), || {
             if self.has_ended()? {

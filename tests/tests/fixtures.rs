@@ -51,7 +51,7 @@ fn the_clinic_starts_healthy_and_leaves_nothing_behind() -> Result<()> {
 fn a_tag_decides_how_a_service_behaves() -> Result<()> {
     let registry = Registry::start()?;
     let clinic = Clinic::start(&registry)?;
-    let databases = clinic.database_ids()?;
+    let databases = clinic.database_ids();
     clinic.push_version("auth_service", Mode::Sick, "dev-51c4000")?;
     clinic.push_version("user_service", Mode::Crash, "dev-dead000")?;
     clinic.push_version("api_gateway", Mode::Good, "dev-900d000")?;
@@ -85,7 +85,23 @@ fn a_tag_decides_how_a_service_behaves() -> Result<()> {
     until("the good one serves", SOON, || {
         Ok((clinic.service_version("api_gateway")? == "dev-900d000").then_some(()))
     })?;
-    assert_eq!(clinic.database_ids()?, databases);
+    assert_eq!(clinic.database_ids(), databases);
+    Ok(())
+}
+
+#[test]
+fn a_part_of_the_clinic_brings_only_what_it_depends_on() -> Result<()> {
+    let registry = Registry::start()?;
+    let clinic = Clinic::start_only(&registry, &["auth_service"])?;
+    assert_eq!(clinic.versions()?, [FIRST_VERSION]);
+    assert_eq!(clinic.database_ids().len(), 2);
+    assert!(clinic.container_id("user_service").is_err());
+    // What stands on the volume counts, not the container.
+    assert_eq!(clinic.boots("auth_db")?, 1);
+    clinic
+        .compose(&["up", "-d", "--wait", "--force-recreate", "auth_db"])
+        .text()?;
+    assert_eq!(clinic.boots("auth_db")?, 2);
     Ok(())
 }
 
