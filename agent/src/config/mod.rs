@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use deploy_proto::names::{ProjectName, ServiceName};
+use deploy_proto::names::{KeyName, ProjectName, ServiceName};
+use deploy_proto::signing::PublicKey;
+use jiff::Timestamp;
 
 /// The whole configuration: `agent.toml` and every `projects.d/*.toml`.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub struct Config {
     pub docker_socket: PathBuf,
     /// The folder with Docker's `config.json` for registry credentials: `/root/.docker`.
     pub docker_config_dir: PathBuf,
+    /// The callers' keys; never empty.
+    pub keys: Vec<Key>,
     /// The projects by name.
     pub projects: BTreeMap<ProjectName, Project>,
 }
@@ -45,6 +49,23 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The key, readable by the agent only.
     pub key: PathBuf,
+}
+
+/// A caller's key and what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// What this host calls it.
+    pub name: KeyName,
+    /// The public key.
+    pub public: PublicKey,
+    /// The projects it may touch.
+    pub projects: Scope<ProjectName>,
+    /// The services of them that it may push.
+    pub services: Scope<ServiceName>,
+    /// What it may do.
+    pub allow: Vec<Action>,
+    /// From when on it is refused.
+    pub expires: Option<Timestamp>,
 }
 
 /// All of a kind, or these only.
@@ -153,4 +174,16 @@ pub enum ProbeCheck {
         /// The address.
         address: String,
     },
+}
+
+impl Action {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Rollback => "rollback",
+            Self::Status => "status",
+            Self::Logs => "logs",
+        }
+    }
 }

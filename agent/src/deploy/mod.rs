@@ -1,4 +1,9 @@
 //! Deciding: the state machine, the plan and the verdict are pure; the runner is the one loop that drives a `Host`.
 
+pub mod feed;
 pub mod phase;
+pub mod plan;
+pub mod planning;
+pub mod port;
+pub mod runner;
 pub mod verdict;
