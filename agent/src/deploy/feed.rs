@@ -20,13 +20,18 @@ impl Feed {
     /// Starts watching. Events sent from now on arrive; earlier ones are in the journal.
     pub fn watch(&self, id: &DeploymentId) -> broadcast::Receiver<Event> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.entry(id.clone()).or_insert_with(|| broadcast::channel(BACKLOG).0).subscribe()
+        channels
+            .entry(id.clone())
+            .or_insert_with(|| broadcast::channel(BACKLOG).0)
+            .subscribe()
     }
 
     /// Passes an event on to whoever watches.
     pub fn send(&self, event: Event) {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(channel) = channels.get(&event.deployment) else { return };
+        let Some(channel) = channels.get(&event.deployment) else {
+            return;
+        };
         let id = event.deployment.clone();
         if channel.send(event).is_err() {
             // The last watcher left.
@@ -36,6 +41,9 @@ impl Feed {
 
     /// Ends a deployment's channel: its watchers see the end of the stream.
     pub fn close(&self, id: &DeploymentId) {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
     }
 }

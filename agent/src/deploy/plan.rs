@@ -96,7 +96,7 @@ pub struct Fingerprints {
 }
 
 /// A project on its host, as it is before a deployment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Every service of the resolved Compose model.
     pub services: BTreeMap<ServiceName, ServiceFacts>,
@@ -160,14 +160,21 @@ pub struct Wanted {
 /// # Errors
 /// An unknown service, a repository that no service uses, one service named twice with different images, a service
 /// that is out of the key's scope.
-pub fn choose(changes: &[Change], facts: &Facts, scope: &policy::ServiceScope) -> Result<BTreeMap<ServiceName, ImageRef>, Problem> {
+pub fn choose(
+    changes: &[Change],
+    facts: &Facts,
+    scope: &policy::ServiceScope,
+) -> Result<BTreeMap<ServiceName, ImageRef>, Problem> {
     let mut chosen: BTreeMap<ServiceName, ImageRef> = BTreeMap::new();
     for change in changes {
         for service in named_by(change, facts)? {
             scope.permits(&service)?;
             match chosen.insert(service.clone(), change.image.clone()) {
                 Some(other) if other != change.image => {
-                    let both = format!("service {service} is named twice, with {other} and with {}", change.image);
+                    let both = format!(
+                        "service {service} is named twice, with {other} and with {}",
+                        change.image
+                    );
                     return Err(Problem::new(Code::BadRequest, both).hint("name each service once"));
                 }
                 Some(_) | None => {}
@@ -178,7 +185,14 @@ pub fn choose(changes: &[Change], facts: &Facts, scope: &policy::ServiceScope) -
 }
 
 fn named_by(change: &Change, facts: &Facts) -> Result<Vec<ServiceName>, Problem> {
-    let all = || facts.services.keys().map(ServiceName::as_str).collect::<Vec<_>>().join(", ");
+    let all = || {
+        facts
+            .services
+            .keys()
+            .map(ServiceName::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     if let Some(service) = &change.service {
         return if facts.services.contains_key(service) {
             Ok(vec![service.clone()])
@@ -188,8 +202,18 @@ fn named_by(change: &Change, facts: &Facts) -> Result<Vec<ServiceName>, Problem>
         };
     }
     let repository = change.image.canonical_repository();
-    let uses = |facts: &ServiceFacts| facts.image.as_ref().is_some_and(|image| image.canonical_repository() == repository);
-    let services: Vec<_> = facts.services.iter().filter(|(_, facts)| uses(facts)).map(|(name, _)| name.clone()).collect();
+    let uses = |facts: &ServiceFacts| {
+        facts
+            .image
+            .as_ref()
+            .is_some_and(|image| image.canonical_repository() == repository)
+    };
+    let services: Vec<_> = facts
+        .services
+        .iter()
+        .filter(|(_, facts)| uses(facts))
+        .map(|(name, _)| name.clone())
+        .collect();
     if services.is_empty() {
         let detail = format!("no service of the project uses {}", change.image.repository());
         return Err(Problem::new(Code::UnknownService, detail)
@@ -219,9 +243,14 @@ pub struct Purpose<'a> {
 }
 
 /// Splits the wanted services into those that change and those that run it already.
-pub fn changing(wanted: &BTreeMap<ServiceName, Wanted>, facts: &Facts) -> (BTreeSet<ServiceName>, BTreeSet<ServiceName>) {
+pub fn changing(
+    wanted: &BTreeMap<ServiceName, Wanted>,
+    facts: &Facts,
+) -> (BTreeSet<ServiceName>, BTreeSet<ServiceName>) {
     wanted.keys().cloned().partition(|service| {
-        let (Some(wanted), Some(now)) = (wanted.get(service), facts.services.get(service)) else { return true };
+        let (Some(wanted), Some(now)) = (wanted.get(service), facts.services.get(service)) else {
+            return true;
+        };
         !runs_already(wanted, now)
     })
 }
@@ -255,8 +284,16 @@ pub fn make(
     check_files_unmoved(facts, &edits)?;
     let (changing, unchanged) = changing(wanted, facts);
     let service_plan = |service: &ServiceName| service_plan(purpose.project, facts, wanted, service);
-    let untouched = facts.services.keys().filter(|service| !wanted.contains_key(*service)).cloned().collect();
-    let services: Vec<_> = restart_order(&changing, facts).iter().filter_map(service_plan).collect();
+    let untouched = facts
+        .services
+        .keys()
+        .filter(|service| !wanted.contains_key(*service))
+        .cloned()
+        .collect();
+    let services: Vec<_> = restart_order(&changing, facts)
+        .iter()
+        .filter_map(service_plan)
+        .collect();
     let warnings = warnings(purpose.project, facts, &services);
     Ok(Plan {
         project: purpose.project.name.clone(),
@@ -284,13 +321,21 @@ pub fn check_space(project: &Project, free_bytes: u64) -> Result<(), Problem> {
         project.name,
         mebi(project.min_free_bytes)
     );
-    Err(Problem::new(Code::HostUnfit, detail).hint("free disk space on the host, or lower min_free in its projects.d file"))
+    Err(Problem::new(Code::HostUnfit, detail)
+        .hint("free disk space on the host, or lower min_free in its projects.d file"))
 }
 
 fn check_files_unmoved(facts: &Facts, edits: &[FileEdit]) -> Result<(), Problem> {
     for edit in edits {
-        if !facts.files.iter().any(|file| file.path == edit.path && file.bytes == edit.before) {
-            let detail = format!("{} changed while the deployment was being planned", edit.path.display());
+        if !facts
+            .files
+            .iter()
+            .any(|file| file.path == edit.path && file.bytes == edit.before)
+        {
+            let detail = format!(
+                "{} changed while the deployment was being planned",
+                edit.path.display()
+            );
             return Err(Problem::new(Code::Edited, detail).hint("push again when nobody edits the file"));
         }
     }
@@ -324,29 +369,48 @@ fn judged_by(project: &Project, facts: &ServiceFacts, service: &ServiceName) -> 
         ProbeCheck::Tcp { address } => format!("connection to {address}"),
     };
     let healthcheck = facts.has_healthcheck.then(|| "healthcheck".to_owned());
-    let probes = project.probes.iter().filter(|probe| &probe.service == service).map(probe);
+    let probes = project
+        .probes
+        .iter()
+        .filter(|probe| &probe.service == service)
+        .map(probe);
     let checks: Vec<_> = healthcheck.into_iter().chain(probes).collect();
-    if checks.is_empty() { vec!["state and restarts only".to_owned()] } else { checks }
+    if checks.is_empty() {
+        vec!["state and restarts only".to_owned()]
+    } else {
+        checks
+    }
 }
 
 fn warnings(project: &Project, facts: &Facts, services: &[ServicePlan]) -> Vec<String> {
     let mut warnings = Vec::new();
     for plan in services {
         let service = &plan.service;
-        let Some(now) = facts.services.get(service) else { continue };
+        let Some(now) = facts.services.get(service) else {
+            continue;
+        };
         let probed = project.probes.iter().any(|probe| &probe.service == service);
         if !now.has_healthcheck && !probed {
-            warnings.push(format!("{service} has no healthcheck and no probe: only its state and restarts are judged"));
+            warnings.push(format!(
+                "{service} has no healthcheck and no probe: only its state and restarts are judged"
+            ));
         }
         if matches!(plan.new.tag(), Some("latest")) {
-            warnings.push(format!("{service}: latest says nothing about what is deployed; the digest is recorded"));
+            warnings.push(format!(
+                "{service}: latest says nothing about what is deployed; the digest is recorded"
+            ));
         }
         if !now.fixed_ports.is_empty() {
             let ports: Vec<_> = now.fixed_ports.iter().map(u16::to_string).collect();
-            warnings.push(format!("{service} publishes port {}: it is away while it is replaced", ports.join(", ")));
+            warnings.push(format!(
+                "{service} publishes port {}: it is away while it is replaced",
+                ports.join(", ")
+            ));
         }
         if plan.old_image_id.is_none() {
-            warnings.push(format!("{service} does not run now: a rollback would stop it again"));
+            warnings.push(format!(
+                "{service} does not run now: a rollback would stop it again"
+            ));
         }
     }
     warnings
@@ -373,7 +437,12 @@ fn place(
     if !seen.insert(service.clone()) {
         return;
     }
-    for needed in facts.services.get(service).into_iter().flat_map(|facts| &facts.depends_on) {
+    for needed in facts
+        .services
+        .get(service)
+        .into_iter()
+        .flat_map(|facts| &facts.depends_on)
+    {
         place(needed, named, facts, seen, order);
     }
     if named.contains(service) {
@@ -391,7 +460,10 @@ impl Plan {
     pub fn files_after(&self) -> Vec<SourceFile> {
         let after = |file: &SourceFile| {
             let edit = self.edits.iter().find(|edit| edit.path == file.path);
-            SourceFile { path: file.path.clone(), bytes: edit.map_or(&file.bytes, |edit| &edit.after).clone() }
+            SourceFile {
+                path: file.path.clone(),
+                bytes: edit.map_or(&file.bytes, |edit| &edit.after).clone(),
+            }
         };
         self.files.iter().map(after).collect()
     }
@@ -404,9 +476,16 @@ impl Plan {
             project: self.project.clone(),
             from: self.from,
             to: takes_number.then_some(self.to),
-            services: services.chain(unchanged).map(|(plan, changes)| planned_service(plan, changes)).collect(),
+            services: services
+                .chain(unchanged)
+                .map(|(plan, changes)| planned_service(plan, changes))
+                .collect(),
             untouched: self.untouched.clone(),
-            edits: self.edits.iter().flat_map(|edit| planned_edits(edit, dir)).collect(),
+            edits: self
+                .edits
+                .iter()
+                .flat_map(|edit| planned_edits(edit, dir))
+                .collect(),
             warnings: self.warnings.clone(),
         }
     }
@@ -424,7 +503,12 @@ fn planned_service(plan: &ServicePlan, changes: bool) -> PlannedService {
 }
 
 fn planned_edits(edit: &FileEdit, dir: &std::path::Path) -> Vec<PlannedEdit> {
-    let file = edit.path.strip_prefix(dir).unwrap_or(&edit.path).display().to_string();
+    let file = edit
+        .path
+        .strip_prefix(dir)
+        .unwrap_or(&edit.path)
+        .display()
+        .to_string();
     let planned = |line: &LineEdit| PlannedEdit {
         file: file.clone(),
         line: line.line,

@@ -70,7 +70,12 @@ impl From<HistoryError> for NoPlan {
 /// # Errors
 /// The request names what is not there or not allowed, a registry does not know an image, the Compose files cannot be
 /// edited as asked or were edited by hand, or the history cannot be read.
-pub async fn plan<H: Host>(host: &H, history: &History, project: &Project, asked: &Asked<'_>) -> Result<Planned, NoPlan> {
+pub async fn plan<H: Host>(
+    host: &H,
+    history: &History,
+    project: &Project,
+    asked: &Asked<'_>,
+) -> Result<Planned, NoPlan> {
     match asked.request {
         Request::Push(push) => plan_push(host, history, project, asked, push).await,
         Request::Rollback(rollback) => plan_rollback(host, history, project, asked, rollback).await,
@@ -89,13 +94,23 @@ async fn plan_push<H: Host>(
     let (facts, digests) = tokio::try_join!(host.facts(project), host.resolve(&images))?;
     let chosen = plan::choose(&push.images, &facts, asked.scope)?;
     if !push.accept_edits {
-        refuse_hand_edits(project, &facts, history.last_live_plan(project.name.clone()).await?)?;
+        refuse_hand_edits(
+            project,
+            &facts,
+            history.last_live_plan(project.name.clone()).await?,
+        )?;
     }
     let wanted = wanted_by_push(project, &chosen, &digests)?;
     let live = history.live_release(project.name.clone()).await?;
     let next = history.next_release(project.name.clone()).await?;
-    let found = live.is_none().then(|| found_release(project, &facts, asked.now, next));
-    let to = if found.is_some() { ReleaseNumber(next.0 + 1) } else { next };
+    let found = live
+        .is_none()
+        .then(|| found_release(project, &facts, asked.now, next));
+    let to = if found.is_some() {
+        ReleaseNumber(next.0 + 1)
+    } else {
+        next
+    };
     let from = live.as_ref().or(found.as_ref()).map(|release| release.number);
     let plan = assemble(host, &Purpose { project, from, to }, &facts, &wanted).await?;
     let made = Release {
@@ -108,7 +123,11 @@ async fn plan_push<H: Host>(
         created_at: asked.now,
         images: release_images(&facts, &wanted),
     };
-    let releases = if plan.services.is_empty() { Vec::new() } else { found.into_iter().chain([made]).collect() };
+    let releases = if plan.services.is_empty() {
+        Vec::new()
+    } else {
+        found.into_iter().chain([made]).collect()
+    };
     Ok(Planned { plan, releases })
 }
 
@@ -119,15 +138,25 @@ async fn plan_rollback<H: Host>(
     asked: &Asked<'_>,
     rollback: &Rollback,
 ) -> Result<Planned, NoPlan> {
-    let Some(target) = history.rollback_target(project.name.clone(), rollback.to.clone()).await? else {
+    let Some(target) = history
+        .rollback_target(project.name.clone(), rollback.to.clone())
+        .await?
+    else {
         return Err(no_target(project, &rollback.to).into());
     };
     let live = history.live_release(project.name.clone()).await?;
     let facts = host.facts(project).await?;
     let wanted = wanted_by_rollback(project, &target, &facts, asked.scope)?;
-    let purpose = Purpose { project, from: live.map(|release| release.number), to: target.number };
+    let purpose = Purpose {
+        project,
+        from: live.map(|release| release.number),
+        to: target.number,
+    };
     let plan = assemble(host, &purpose, &facts, &wanted).await?;
-    Ok(Planned { plan, releases: Vec::new() })
+    Ok(Planned {
+        plan,
+        releases: Vec::new(),
+    })
 }
 
 async fn assemble<H: Host>(
@@ -142,7 +171,11 @@ async fn assemble<H: Host>(
         .filter(|(service, _)| changing.contains(*service))
         .map(|(service, wanted)| (service.clone(), wanted.written.clone()))
         .collect();
-    let edits = if written.is_empty() { Vec::new() } else { host.edits(purpose.project, &written).await? };
+    let edits = if written.is_empty() {
+        Vec::new()
+    } else {
+        host.edits(purpose.project, &written).await?
+    };
     Ok(plan::make(purpose, facts, wanted, edits)?)
 }
 
@@ -153,10 +186,20 @@ fn wanted_by_push(
 ) -> Result<BTreeMap<ServiceName, Wanted>, Problem> {
     let wanted = |(service, image): (&ServiceName, &ImageRef)| {
         let digest = digests.get(image).or(image.digest()).ok_or_else(|| {
-            Problem::new(Code::ImageUnavailable, format!("the registry gave no digest for {image}"))
+            Problem::new(
+                Code::ImageUnavailable,
+                format!("the registry gave no digest for {image}"),
+            )
         })?;
         let written = plan::written(image, digest, project.pin);
-        Ok((service.clone(), Wanted { image: image.with_digest(digest.clone()), written, image_id: None }))
+        Ok((
+            service.clone(),
+            Wanted {
+                image: image.with_digest(digest.clone()),
+                written,
+                image_id: None,
+            },
+        ))
     };
     chosen.iter().map(wanted).collect()
 }
@@ -170,7 +213,11 @@ fn wanted_by_rollback(
     scope: &ServiceScope,
 ) -> Result<BTreeMap<ServiceName, Wanted>, Problem> {
     let of = |image: &ReleaseImage| {
-        let wanted = Wanted { image: image.image.clone(), written: image.written.clone(), image_id: image.image_id.clone() };
+        let wanted = Wanted {
+            image: image.image.clone(),
+            written: image.written.clone(),
+            image_id: image.image_id.clone(),
+        };
         (image.service.clone(), wanted)
     };
     let managed = |image: &&ReleaseImage| {
@@ -181,16 +228,28 @@ fn wanted_by_rollback(
     for service in &changing {
         scope.permits(service)?;
     }
-    Ok(all.into_iter().filter(|(service, _)| changing.contains(service)).collect())
+    Ok(all
+        .into_iter()
+        .filter(|(service, _)| changing.contains(service))
+        .collect())
 }
 
 fn no_target(project: &Project, target: &RollbackTarget) -> Problem {
     let what = match target {
-        RollbackTarget::Back(steps) => format!("project {} has no successful release {steps} back", project.name),
-        RollbackTarget::Release(number) => format!("release {number} of project {} never went live, or does not exist", project.name),
-        RollbackTarget::Version(version) => format!("no successful release of project {} has version {version}", project.name),
+        RollbackTarget::Back(steps) => {
+            format!("project {} has no successful release {steps} back", project.name)
+        }
+        RollbackTarget::Release(number) => format!(
+            "release {number} of project {} never went live, or does not exist",
+            project.name
+        ),
+        RollbackTarget::Version(version) => format!(
+            "no successful release of project {} has version {version}",
+            project.name
+        ),
     };
-    Problem::new(Code::UnknownRelease, what).hint("deployctl history shows the releases that can be rolled back to")
+    Problem::new(Code::UnknownRelease, what)
+        .hint("deployctl history shows the releases that can be rolled back to")
 }
 
 /// The release that a project ran before the agent's first deployment of it, as it was found.
@@ -222,7 +281,13 @@ fn release_images(facts: &Facts, wanted: &BTreeMap<ServiceName, Wanted>) -> Vec<
         let digest = now.running.as_ref().and_then(|running| running.digest.clone());
         let image = digest.map_or_else(|| written.clone(), |digest| written.with_digest(digest));
         let image_id = now.running.as_ref().map(|running| running.image_id.clone());
-        Some(ReleaseImage { service: service.clone(), written, image, image_id, changed: false })
+        Some(ReleaseImage {
+            service: service.clone(),
+            written,
+            image,
+            image_id,
+            changed: false,
+        })
     };
     facts.services.iter().filter_map(image).collect()
 }
@@ -234,13 +299,19 @@ fn refuse_hand_edits(project: &Project, facts: &Facts, last: Option<Plan>) -> Re
     let left = last.files_after();
     let edited: Vec<String> = edited_files(&left, &facts.files)
         .into_iter()
-        .map(|(path, lines)| format!("{} {lines}", path.strip_prefix(&project.dir).unwrap_or(path).display()))
+        .map(|(path, lines)| {
+            format!(
+                "{} {lines}",
+                path.strip_prefix(&project.dir).unwrap_or(path).display()
+            )
+        })
         .collect();
     if edited.is_empty() {
         return Ok(());
     }
     let detail = format!("edited by hand since release {}: {}", last.to, edited.join("; "));
-    Err(Problem::new(Code::Edited, detail).hint("push with --accept-edits to deploy on top of the edits, or undo them on the host"))
+    Err(Problem::new(Code::Edited, detail)
+        .hint("push with --accept-edits to deploy on top of the edits, or undo them on the host"))
 }
 
 /// The files that differ, came or went, and where.
@@ -250,7 +321,9 @@ pub fn edited_files<'a>(left: &'a [SourceFile], now: &'a [SourceFile]) -> Vec<(&
     for file in left {
         match find(now, &file.path) {
             None => edited.push((file.path.as_path(), "is gone".to_owned())),
-            Some(found) if found.bytes != file.bytes => edited.push((file.path.as_path(), differing_lines(&file.bytes, &found.bytes))),
+            Some(found) if found.bytes != file.bytes => {
+                edited.push((file.path.as_path(), differing_lines(&file.bytes, &found.bytes)))
+            }
             Some(_) => {}
         }
     }
@@ -261,10 +334,23 @@ pub fn edited_files<'a>(left: &'a [SourceFile], now: &'a [SourceFile]) -> Vec<(&
 
 /// `line 3`, or `lines 3 to 9`, of the file as it is now.
 fn differing_lines(left: &[u8], now: &[u8]) -> String {
-    let (left, now): (Vec<_>, Vec<_>) = (left.split(|b| *b == b'\n').collect(), now.split(|b| *b == b'\n').collect());
+    let (left, now): (Vec<_>, Vec<_>) = (
+        left.split(|b| *b == b'\n').collect(),
+        now.split(|b| *b == b'\n').collect(),
+    );
     let same_head = left.iter().zip(&now).take_while(|(a, b)| a == b).count();
     let rest = left.len().min(now.len()) - same_head;
-    let same_tail = left.iter().rev().zip(now.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
+    let same_tail = left
+        .iter()
+        .rev()
+        .zip(now.iter().rev())
+        .take(rest)
+        .take_while(|(a, b)| a == b)
+        .count();
     let (first, last) = (same_head + 1, (now.len() - same_tail).max(same_head + 1));
-    if first == last { format!("line {first}") } else { format!("lines {first} to {last}") }
+    if first == last {
+        format!("line {first}")
+    } else {
+        format!("lines {first} to {last}")
+    }
 }

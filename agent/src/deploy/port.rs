@@ -43,7 +43,10 @@ pub trait Host: Send + Sync + 'static {
     fn facts(&self, project: &Project) -> impl Future<Output = Result<Facts, Failure>> + Send;
 
     /// Asks the registries for the digests of these images, all at once.
-    fn resolve(&self, images: &BTreeSet<ImageRef>) -> impl Future<Output = Result<BTreeMap<ImageRef, Digest>, Failure>> + Send;
+    fn resolve(
+        &self,
+        images: &BTreeSet<ImageRef>,
+    ) -> impl Future<Output = Result<BTreeMap<ImageRef, Digest>, Failure>> + Send;
 
     /// Works out the edits that write these images. Changes nothing.
     fn edits(
@@ -53,34 +56,73 @@ pub trait Host: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<FileEdit>, Failure>> + Send;
 
     /// Pulls the plan's images that are not here yet.
-    fn pull(&self, project: &Project, plan: &Plan, progress: Progress<'_>) -> impl Future<Output = Result<Summary, Failure>> + Send;
+    fn pull(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> impl Future<Output = Result<Summary, Failure>> + Send;
 
     /// Checks all that can be checked before the first change.
     fn gate(&self, project: &Project, plan: &Plan) -> impl Future<Output = Result<Summary, Failure>> + Send;
 
     /// Changes the files and checks that Compose sees the named images changed and nothing else.
-    fn edit(&self, project: &Project, plan: &Plan) -> impl Future<Output = Result<Summary, EditFailure>> + Send;
+    fn edit(
+        &self,
+        project: &Project,
+        plan: &Plan,
+    ) -> impl Future<Output = Result<Summary, EditFailure>> + Send;
 
     /// Replaces the containers of the plan's services.
-    fn restart(&self, project: &Project, plan: &Plan, progress: Progress<'_>) -> impl Future<Output = Result<Summary, Failure>> + Send;
+    fn restart(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> impl Future<Output = Result<Summary, Failure>> + Send;
 
     /// Watches them until all are well, or one is sick; checks that they run the planned images.
-    fn watch(&self, project: &Project, plan: &Plan, progress: Progress<'_>) -> impl Future<Output = Result<Summary, Failure>> + Send;
+    fn watch(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> impl Future<Output = Result<Summary, Failure>> + Send;
 
     /// Gives the files their old bytes; where a person edited a file meanwhile, only the images are put back.
-    fn restore(&self, project: &Project, plan: &Plan) -> impl Future<Output = Result<Summary, Failure>> + Send;
+    fn restore(
+        &self,
+        project: &Project,
+        plan: &Plan,
+    ) -> impl Future<Output = Result<Summary, Failure>> + Send;
 
     /// Brings the previous images' containers back, and removes those that were not there before.
-    fn restart_old(&self, project: &Project, plan: &Plan, progress: Progress<'_>)
-    -> impl Future<Output = Result<Summary, Failure>> + Send;
+    fn restart_old(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> impl Future<Output = Result<Summary, Failure>> + Send;
 
     /// Watches them until all are well; checks that they run the previous images.
-    fn watch_old(&self, project: &Project, plan: &Plan, progress: Progress<'_>)
-    -> impl Future<Output = Result<Summary, Failure>> + Send;
+    fn watch_old(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> impl Future<Output = Result<Summary, Failure>> + Send;
 
     /// What the services run, as seen on the Engine now.
-    fn running(&self, project: &Project, services: &[ServiceName]) -> impl Future<Output = Vec<RunningService>> + Send;
+    fn running(
+        &self,
+        project: &Project,
+        services: &[ServiceName],
+    ) -> impl Future<Output = Vec<RunningService>> + Send;
 
     /// The last log lines of the services' containers, to be kept when the containers go.
-    fn log_tails(&self, project: &Project, services: &[ServiceName]) -> impl Future<Output = Vec<LogTail>> + Send;
+    fn log_tails(
+        &self,
+        project: &Project,
+        services: &[ServiceName],
+    ) -> impl Future<Output = Vec<LogTail>> + Send;
 }

@@ -36,7 +36,7 @@ const WATCH_MARGIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ran {
     /// It ended.
-    Ended(Outcome),
+    Ended(Box<Outcome>),
     /// The agent is shutting down; the journal has the phase.
     Interrupted,
 }
@@ -53,8 +53,20 @@ pub struct Runner<H> {
 
 impl<H: Host> Runner<H> {
     /// A runner. `now` is the host's clock, for timestamps only: deadlines are monotonic.
-    pub fn new(host: Arc<H>, history: History, feed: Arc<Feed>, shutdown: watch::Receiver<bool>, now: fn() -> Timestamp) -> Self {
-        Self { host, history, feed, shutdown, now }
+    pub fn new(
+        host: Arc<H>,
+        history: History,
+        feed: Arc<Feed>,
+        shutdown: watch::Receiver<bool>,
+        now: fn() -> Timestamp,
+    ) -> Self {
+        Self {
+            host,
+            history,
+            feed,
+            shutdown,
+            now,
+        }
     }
 
     /// Carries a deployment on from the phase that the journal has, until it ends.
@@ -72,7 +84,11 @@ impl<H: Host> Runner<H> {
             let next = deployment.phase.clone().next(seen);
             if next.is_ended() {
                 let now = self.host.running(project, &named_services(&deployment)).await;
-                return self.end(deployment, now, next, told).await.map(Ran::Ended);
+                return self
+                    .end(deployment, now, next, told)
+                    .await
+                    .map(Box::new)
+                    .map(Ran::Ended);
             }
             self.enter(&mut deployment, next, told).await?;
             if *self.shutdown.borrow() {
@@ -80,7 +96,9 @@ impl<H: Host> Runner<H> {
             }
         }
         // Only a deployment that had ended already comes here.
-        Ok(deployment.outcome.map_or(Ran::Interrupted, Ran::Ended))
+        Ok(deployment
+            .outcome
+            .map_or(Ran::Interrupted, |outcome| Ran::Ended(Box::new(outcome))))
     }
 
     /// Ends a deployment that cannot be carried on: refused when nothing was touched yet, else stuck.
@@ -90,11 +108,19 @@ impl<H: Host> Runner<H> {
     pub async fn give_up(&self, deployment: Deployment, problem: Problem) -> Result<Outcome, HistoryError> {
         let failure = Failure::from(problem);
         let phase = match deployment.phase.clone() {
-            Phase::Accepted | Phase::Pulling | Phase::Gating | Phase::BackingUp => Phase::Refused { cause: failure },
-            Phase::Restoring { cause } | Phase::RestartingOld { cause } | Phase::WatchingOld { cause } => {
-                Phase::Stuck { cause, trouble: failure }
+            Phase::Accepted | Phase::Pulling | Phase::Gating | Phase::BackingUp => {
+                Phase::Refused { cause: failure }
             }
-            Phase::Editing | Phase::Restarting | Phase::Watching => Phase::Stuck { cause: failure.clone(), trouble: failure },
+            Phase::Restoring { cause } | Phase::RestartingOld { cause } | Phase::WatchingOld { cause } => {
+                Phase::Stuck {
+                    cause,
+                    trouble: failure,
+                }
+            }
+            Phase::Editing | Phase::Restarting | Phase::Watching => Phase::Stuck {
+                cause: failure.clone(),
+                trouble: failure,
+            },
             ended @ (Phase::Live
             | Phase::Unchanged
             | Phase::Refused { .. }
@@ -113,17 +139,37 @@ impl<H: Host> Runner<H> {
         if deployment.attempts == 1 {
             return Ok(());
         }
-        let text = format!("the agent was restarted and goes on with {}", deployment.phase.name().as_str());
+        let text = format!(
+            "the agent was restarted and goes on with {}",
+            deployment.phase.name().as_str()
+        );
         let (id, phase) = (deployment.id().clone(), deployment.phase.clone());
-        let events = self.history.enter(id, phase, deployment.attempts, (self.now)(), vec![Happened::Note { text }]).await?;
+        let events = self
+            .history
+            .enter(
+                id,
+                phase,
+                deployment.attempts,
+                (self.now)(),
+                vec![Happened::Note { text }],
+            )
+            .await?;
         self.send(events);
         Ok(())
     }
 
-    async fn enter(&self, deployment: &mut Deployment, next: Phase, mut told: Vec<Happened>) -> Result<(), HistoryError> {
+    async fn enter(
+        &self,
+        deployment: &mut Deployment,
+        next: Phase,
+        mut told: Vec<Happened>,
+    ) -> Result<(), HistoryError> {
         told.push(Happened::Phase { phase: next.name() });
         tracing::info!(phase = next.name().as_str(), "phase");
-        let events = self.history.enter(deployment.id().clone(), next.clone(), 1, (self.now)(), told).await?;
+        let events = self
+            .history
+            .enter(deployment.id().clone(), next.clone(), 1, (self.now)(), told)
+            .await?;
         deployment.phase = next;
         deployment.attempts = 1;
         self.send(events);
@@ -139,17 +185,25 @@ impl<H: Host> Runner<H> {
         deployment: &mut Deployment,
     ) -> Result<Option<(Seen, String)>, HistoryError> {
         if deployment.attempts > ATTEMPTS_MAX {
-            let detail = format!("the agent was stopped {ATTEMPTS_MAX} times while {}", deployment.phase.name().as_str());
-            return Ok(Some((Seen::Failed(Problem::new(Code::Internal, detail).into()), String::new())));
+            let detail = format!(
+                "the agent was stopped {ATTEMPTS_MAX} times while {}",
+                deployment.phase.name().as_str()
+            );
+            return Ok(Some((
+                Seen::Failed(Problem::new(Code::Internal, detail).into()),
+                String::new(),
+            )));
         }
-        let services = deployment.plan.as_ref().map_or(1, |plan| plan.services.len().max(1));
+        let services = deployment
+            .plan
+            .as_ref()
+            .map_or(1, |plan| plan.services.len().max(1));
         let deadline = deadline(action, project, services);
-        let mut shutdown = self.shutdown.clone();
         let work = tokio::time::timeout(deadline, self.act(action, project, deployment));
         let outcome = if may_be_interrupted(action) {
             tokio::select! {
                 outcome = work => outcome,
-                _ = shutdown.wait_for(|stop| *stop) => return Ok(None),
+                () = stopping(self.shutdown.clone()) => return Ok(None),
             }
         } else {
             work.await
@@ -159,7 +213,10 @@ impl<H: Host> Runner<H> {
             Ok(Err(error)) => Err(error),
             Err(_elapsed) => {
                 let detail = format!("{} did not end within {}s", doing(action), deadline.as_secs());
-                Ok(Some((Seen::Failed(Problem::new(Code::DeadlinePassed, detail).into()), String::new())))
+                Ok(Some((
+                    Seen::Failed(Problem::new(Code::DeadlinePassed, detail).into()),
+                    String::new(),
+                )))
             }
         }
     }
@@ -178,7 +235,14 @@ impl<H: Host> Runner<H> {
             return Ok((Seen::Failed(problem.into()), String::new()));
         };
         let id = deployment.id().clone();
-        let progress = |what| self.feed.send(Event { seq: None, at: (self.now)(), deployment: id.clone(), what });
+        let progress = |what| {
+            self.feed.send(Event {
+                seq: None,
+                at: (self.now)(),
+                deployment: id.clone(),
+                what,
+            })
+        };
         let host = &self.host;
         let done = match action {
             Action::Plan | Action::BackUp => {
@@ -212,7 +276,11 @@ impl<H: Host> Runner<H> {
         })
     }
 
-    async fn plan(&self, project: &Project, deployment: &mut Deployment) -> Result<(Seen, String), HistoryError> {
+    async fn plan(
+        &self,
+        project: &Project,
+        deployment: &mut Deployment,
+    ) -> Result<(Seen, String), HistoryError> {
         // A crash after the plan was recorded and before the next phase was: the plan stands.
         if deployment.plan.is_none() {
             let asked = Asked {
@@ -226,17 +294,36 @@ impl<H: Host> Runner<H> {
                 Err(NoPlan::Refused(failure)) => return Ok((Seen::Failed(failure), String::new())),
                 Err(NoPlan::History(error)) => return Err(error),
             };
-            self.history.planned(deployment.id().clone(), planned.plan.clone(), planned.releases).await?;
+            self.history
+                .planned(deployment.id().clone(), planned.plan.clone(), planned.releases)
+                .await?;
             deployment.plan = Some(planned.plan);
         }
-        let Some(plan) = &deployment.plan else { return Ok((Seen::NothingToDo, String::new())) };
+        let Some(plan) = &deployment.plan else {
+            return Ok((Seen::NothingToDo, String::new()));
+        };
         let takes_number = !plan.services.is_empty();
-        let event = Happened::Planned { plan: plan.view(&project.dir, takes_number) };
-        self.send(self.history.note(deployment.id().clone(), (self.now)(), event).await?);
-        if takes_number { Ok((Seen::Done, plan_summary(plan))) } else { Ok((Seen::NothingToDo, "nothing to do".to_owned())) }
+        let event = Happened::Planned {
+            plan: plan.view(&project.dir, takes_number),
+        };
+        self.send(
+            self.history
+                .note(deployment.id().clone(), (self.now)(), event)
+                .await?,
+        );
+        if takes_number {
+            Ok((Seen::Done, plan_summary(plan)))
+        } else {
+            Ok((Seen::NothingToDo, "nothing to do".to_owned()))
+        }
     }
 
-    async fn back_up(&self, project: &Project, deployment: &Deployment, plan: &Plan) -> Result<(), HistoryError> {
+    async fn back_up(
+        &self,
+        project: &Project,
+        deployment: &Deployment,
+        plan: &Plan,
+    ) -> Result<(), HistoryError> {
         // A rollback goes to a release that has its files; only a push makes one.
         if deployment.request.kind() == DeploymentKind::Rollback {
             return Ok(());
@@ -244,15 +331,27 @@ impl<H: Host> Runner<H> {
         if let Some(from) = plan.from
             && self.history.files(project.name.clone(), from).await?.is_empty()
         {
-            self.history.back_up(project.name.clone(), from, plan.files.clone()).await?;
+            self.history
+                .back_up(project.name.clone(), from, plan.files.clone())
+                .await?;
         }
-        self.history.back_up(project.name.clone(), plan.to, plan.files_after()).await
+        self.history
+            .back_up(project.name.clone(), plan.to, plan.files_after())
+            .await
     }
 
     /// Keeps the logs of the containers that are about to go. A convenience: its failure fails nothing. On a later
     /// attempt the containers may be the new ones already, so only the first keeps.
-    async fn keep_logs(&self, project: &Project, deployment: &Deployment, release: Option<ReleaseNumber>, plan: &Plan) {
-        let Some(release) = release.filter(|_| deployment.attempts == 1) else { return };
+    async fn keep_logs(
+        &self,
+        project: &Project,
+        deployment: &Deployment,
+        release: Option<ReleaseNumber>,
+        plan: &Plan,
+    ) {
+        let Some(release) = release.filter(|_| deployment.attempts == 1) else {
+            return;
+        };
         let tails = self.host.log_tails(project, &plan.service_names()).await;
         if let Err(error) = self.history.keep_logs(project.name.clone(), release, tails).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "logs not kept");
@@ -269,18 +368,40 @@ impl<H: Host> Runner<H> {
         let project = deployment.project.clone();
         let at = (self.now)();
         let elapsed_ms = u64::try_from(at.duration_since(deployment.accepted_at).as_millis()).unwrap_or(0);
-        let live = self.history.live_release(project.clone()).await?.map(|release| release.number);
+        let live = self
+            .history
+            .live_release(project.clone())
+            .await?
+            .map(|release| release.number);
         let outcome = outcome(&phase, &deployment, live, now, elapsed_ms);
-        told.push(Happened::Ended { outcome: outcome.clone() });
-        let ended =
-            Ended { project, at, outcome: outcome.clone(), releases: release_states(&phase, &deployment) };
-        let events = self.history.finish(deployment.id().clone(), phase.clone(), ended, told).await?;
+        told.push(Happened::Ended {
+            outcome: outcome.clone(),
+        });
+        let ended = Ended {
+            project,
+            at,
+            outcome: outcome.clone(),
+            releases: release_states(&phase, &deployment),
+        };
+        let events = self
+            .history
+            .finish(deployment.id().clone(), phase.clone(), ended, told)
+            .await?;
         match outcome.result {
-            Ending::Live | Ending::Unchanged => tracing::info!(phase = phase.name().as_str(), "deployment ended"),
-            Ending::Refused | Ending::RolledBack => {
-                tracing::warn!(phase = phase.name().as_str(), reason = reason(&outcome), "deployment ended");
+            Ending::Live | Ending::Unchanged => {
+                tracing::info!(phase = phase.name().as_str(), "deployment ended")
             }
-            Ending::Stuck => tracing::error!(reason = reason(&outcome), "deployment is stuck: a person is needed"),
+            Ending::Refused | Ending::RolledBack => {
+                tracing::warn!(
+                    phase = phase.name().as_str(),
+                    reason = reason(&outcome),
+                    "deployment ended"
+                );
+            }
+            Ending::Stuck => tracing::error!(
+                reason = reason(&outcome),
+                "deployment is stuck: a person is needed"
+            ),
         }
         self.send(events);
         self.feed.close(deployment.id());
@@ -294,13 +415,23 @@ impl<H: Host> Runner<H> {
     }
 }
 
+/// Ends when the agent is to stop; never, when nobody can say so any more.
+async fn stopping(mut shutdown: watch::Receiver<bool>) {
+    if shutdown.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending().await
+    }
+}
+
 fn reason(outcome: &Outcome) -> &str {
     outcome.problem.as_ref().map_or("", |problem| &problem.detail)
 }
 
 fn deadline(action: Action, project: &Project, services: usize) -> Duration {
     let services = u32::try_from(services).unwrap_or(u32::MAX);
-    let watch = project.wait.saturating_add(project.settle).saturating_add(WATCH_MARGIN);
+    let watch = project
+        .wait
+        .saturating_add(project.settle)
+        .saturating_add(WATCH_MARGIN);
     match action {
         Action::Plan => PLAN_DEADLINE,
         Action::Pull => PULL_DEADLINE,
@@ -344,15 +475,25 @@ fn told(phase: &Phase, seen: &Seen, summary: String, elapsed: Duration) -> Vec<H
     let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     let phase = phase.name();
     vec![match seen {
-        Seen::Done | Seen::NothingToDo => Happened::PhaseDone { phase, summary, elapsed_ms },
-        Seen::Failed(failure) | Seen::Undone(failure) => {
-            Happened::PhaseFailed { phase, problem: failure.problem.clone(), elapsed_ms }
-        }
+        Seen::Done | Seen::NothingToDo => Happened::PhaseDone {
+            phase,
+            summary,
+            elapsed_ms,
+        },
+        Seen::Failed(failure) | Seen::Undone(failure) => Happened::PhaseFailed {
+            phase,
+            problem: failure.problem.clone(),
+            elapsed_ms,
+        },
     }]
 }
 
 fn plan_summary(plan: &Plan) -> String {
-    let names: Vec<_> = plan.services.iter().map(|service| service.service.as_str()).collect();
+    let names: Vec<_> = plan
+        .services
+        .iter()
+        .map(|service| service.service.as_str())
+        .collect();
     format!("release {}: {}", plan.to, names.join(", "))
 }
 
@@ -364,8 +505,14 @@ fn files_summary(plan: &Plan) -> String {
 }
 
 fn named_services(deployment: &Deployment) -> Vec<ServiceName> {
-    let Some(plan) = &deployment.plan else { return Vec::new() };
-    plan.services.iter().chain(&plan.unchanged).map(|service| service.service.clone()).collect()
+    let Some(plan) = &deployment.plan else {
+        return Vec::new();
+    };
+    plan.services
+        .iter()
+        .chain(&plan.unchanged)
+        .map(|service| service.service.clone())
+        .collect()
 }
 
 fn outcome(
@@ -392,7 +539,11 @@ fn outcome(
         | Phase::RestartingOld { .. }
         | Phase::WatchingOld { .. } => (Ending::Stuck, None, None),
     };
-    let release = if result == Ending::Live { deployment.plan.as_ref().map(|plan| plan.to) } else { live };
+    let release = if result == Ending::Live {
+        deployment.plan.as_ref().map(|plan| plan.to)
+    } else {
+        live
+    };
     Outcome {
         result,
         // When stuck, no release runs whole: naming one would be a claim that was not checked.
@@ -408,11 +559,19 @@ fn outcome(
 
 /// How the releases of a deployment stand when it has ended so.
 fn release_states(phase: &Phase, deployment: &Deployment) -> Vec<(ReleaseNumber, ReleaseState)> {
-    let Some(plan) = &deployment.plan else { return Vec::new() };
+    let Some(plan) = &deployment.plan else {
+        return Vec::new();
+    };
     match (phase, deployment.request.kind()) {
         (Phase::Live, _) => {
-            let replaced = plan.from.filter(|from| *from != plan.to).map(|from| (from, ReleaseState::Replaced));
-            replaced.into_iter().chain([(plan.to, ReleaseState::Live)]).collect()
+            let replaced = plan
+                .from
+                .filter(|from| *from != plan.to)
+                .map(|from| (from, ReleaseState::Replaced));
+            replaced
+                .into_iter()
+                .chain([(plan.to, ReleaseState::Live)])
+                .collect()
         }
         (Phase::Refused { .. } | Phase::RolledBack { .. } | Phase::Stuck { .. }, DeploymentKind::Push) => {
             vec![(plan.to, ReleaseState::Failed)]

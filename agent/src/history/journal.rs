@@ -80,7 +80,8 @@ pub struct Deployment {
     pub accepted_at: Timestamp,
     /// Where it stands.
     pub phase: Phase,
-    /// How often this phase was begun, counting restarts of the agent.
+    /// How often this phase was begun before, counting restarts of the agent. The row of a fresh deployment says 1
+    /// already, so that its first run needs no write of its own.
     pub attempts: u32,
     /// What it does; none until it is planned.
     pub plan: Option<Plan>,
@@ -92,7 +93,13 @@ pub struct Deployment {
 
 impl Deployment {
     /// A deployment that was just accepted.
-    pub fn accepted(project: ProjectName, request: Request, key: KeyName, services: ServiceScope, now: Timestamp) -> Self {
+    pub fn accepted(
+        project: ProjectName,
+        request: Request,
+        key: KeyName,
+        services: ServiceScope,
+        now: Timestamp,
+    ) -> Self {
         Self {
             project,
             request,
@@ -131,20 +138,25 @@ impl Deployment {
     }
 }
 
-const COLUMNS: &str = "project, request, key, services, accepted_at, phase, attempts, plan, ended_at, outcome";
+const COLUMNS: &str =
+    "project, request, key, services, accepted_at, phase, attempts, plan, ended_at, outcome";
 
 impl History {
     /// Records an accepted deployment and its first events.
     ///
     /// # Errors
     /// The database cannot be written; the deployment is then not accepted.
-    pub async fn accept(&self, deployment: Deployment, events: Vec<Happened>) -> Result<Vec<Event>, HistoryError> {
+    pub async fn accept(
+        &self,
+        deployment: Deployment,
+        events: Vec<Happened>,
+    ) -> Result<Vec<Event>, HistoryError> {
         self.with(move |connection| {
             let transaction = connection.transaction().map_err(sql("begin to accept a deployment"))?;
             transaction
                 .execute(
-                    "INSERT INTO deployment (id, project, request, key, services, accepted_at, phase)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                    "INSERT INTO deployment (id, project, request, key, services, accepted_at, phase, attempts)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1)",
                     (
                         deployment.id().as_str(),
                         deployment.project.as_str(),
@@ -192,9 +204,16 @@ impl History {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn note(&self, id: DeploymentId, at: Timestamp, event: Happened) -> Result<Vec<Event>, HistoryError> {
+    pub async fn note(
+        &self,
+        id: DeploymentId,
+        at: Timestamp,
+        event: Happened,
+    ) -> Result<Vec<Event>, HistoryError> {
         self.with(move |connection| {
-            let transaction = connection.transaction().map_err(sql("begin to record an event"))?;
+            let transaction = connection
+                .transaction()
+                .map_err(sql("begin to record an event"))?;
             let events = append(&transaction, &id, at, vec![event])?;
             transaction.commit().map_err(sql("commit an event"))?;
             Ok(events)
@@ -218,9 +237,17 @@ impl History {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn deployments(&self, project: ProjectName, limit: u32) -> Result<Vec<Deployment>, HistoryError> {
+    pub async fn deployments(
+        &self,
+        project: ProjectName,
+        limit: u32,
+    ) -> Result<Vec<Deployment>, HistoryError> {
         self.with(move |connection| {
-            select(connection, "WHERE project = ?1 ORDER BY ordinal DESC LIMIT ?2", (project.as_str(), limit))
+            select(
+                connection,
+                "WHERE project = ?1 ORDER BY ordinal DESC LIMIT ?2",
+                (project.as_str(), limit),
+            )
         })
         .await
     }
@@ -232,7 +259,11 @@ impl History {
     pub async fn last_live_plan(&self, project: ProjectName) -> Result<Option<Plan>, HistoryError> {
         self.with(move |connection| {
             let filter = "WHERE project = ?1 AND phase = ?2 ORDER BY ordinal DESC LIMIT 1";
-            let found = select(connection, filter, (project.as_str(), to_json("a phase", &Phase::Live)?))?;
+            let found = select(
+                connection,
+                filter,
+                (project.as_str(), to_json("a phase", &Phase::Live)?),
+            )?;
             Ok(found.into_iter().next().and_then(|deployment| deployment.plan))
         })
         .await
@@ -243,7 +274,8 @@ impl History {
     /// # Errors
     /// The database cannot be read.
     pub async fn unfinished(&self) -> Result<Vec<Deployment>, HistoryError> {
-        self.with(|connection| select(connection, "WHERE ended_at IS NULL ORDER BY ordinal", [])).await
+        self.with(|connection| select(connection, "WHERE ended_at IS NULL ORDER BY ordinal", []))
+            .await
     }
 
     /// The events of a deployment that follow number `after`.
@@ -255,7 +287,11 @@ impl History {
             let after = i64::try_from(after).unwrap_or(i64::MAX);
             let texts: Vec<String> = connection
                 .prepare_cached("SELECT event FROM event WHERE deployment = ?1 AND seq > ?2 ORDER BY seq")
-                .and_then(|mut statement| statement.query_map((id.as_str(), after), |row| row.get(0))?.collect())
+                .and_then(|mut statement| {
+                    statement
+                        .query_map((id.as_str(), after), |row| row.get(0))?
+                        .collect()
+                })
                 .map_err(sql("read events"))?;
             texts.iter().map(|text| from_json("an event", text)).collect()
         })
@@ -269,7 +305,11 @@ impl History {
     pub async fn next_release(&self, project: ProjectName) -> Result<ReleaseNumber, HistoryError> {
         self.with(move |connection| {
             connection
-                .query_row("SELECT coalesce(max(number), 0) + 1 FROM release WHERE project = ?1", [project.as_str()], |row| row.get(0))
+                .query_row(
+                    "SELECT coalesce(max(number), 0) + 1 FROM release WHERE project = ?1",
+                    [project.as_str()],
+                    |row| row.get(0),
+                )
                 .map(ReleaseNumber)
                 .map_err(sql("number a release"))
         })
@@ -290,7 +330,12 @@ pub(super) fn append(
         .map_err(sql("number an event"))?;
     let mut numbered = Vec::with_capacity(events.len());
     for (seq, what) in (last + 1..).zip(events) {
-        let event = Event { seq: u64::try_from(seq).ok(), at, deployment: id.clone(), what };
+        let event = Event {
+            seq: u64::try_from(seq).ok(),
+            at,
+            deployment: id.clone(),
+            what,
+        };
         transaction
             .prepare_cached("INSERT INTO event (deployment, seq, event) VALUES (?1, ?2, ?3)")
             .and_then(|mut statement| statement.execute((id.as_str(), seq, to_json_sql(&event)?)))
@@ -305,7 +350,11 @@ pub(super) fn to_json_sql<T: Serialize>(value: &T) -> Result<String, rusqlite::E
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
-fn select(connection: &Connection, filter: &str, parameters: impl rusqlite::Params) -> Result<Vec<Deployment>, HistoryError> {
+fn select(
+    connection: &Connection,
+    filter: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<Deployment>, HistoryError> {
     let rows: Vec<Columns> = connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM deployment {filter}"))
         .and_then(|mut statement| statement.query_map(parameters, Columns::read)?.collect())
@@ -352,10 +401,21 @@ impl Columns {
             accepted_at: parsed("a time", &self.accepted_at)?,
             phase: from_json("a phase", &self.phase)?,
             attempts: self.attempts,
-            plan: self.plan.as_deref().map(|text| from_json("a plan", text)).transpose()?,
-            ended_at: self.ended_at.as_deref().map(|text| parsed("a time", text)).transpose()?,
-            outcome: self.outcome.as_deref().map(|text| from_json("an outcome", text)).transpose()?,
+            plan: self
+                .plan
+                .as_deref()
+                .map(|text| from_json("a plan", text))
+                .transpose()?,
+            ended_at: self
+                .ended_at
+                .as_deref()
+                .map(|text| parsed("a time", text))
+                .transpose()?,
+            outcome: self
+                .outcome
+                .as_deref()
+                .map(|text| from_json("an outcome", text))
+                .transpose()?,
         })
     }
 }
-

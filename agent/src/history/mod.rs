@@ -77,10 +77,15 @@ impl History {
     /// # Errors
     /// The file cannot be opened or is not a database; it was written by a newer agent.
     pub fn open(path: &Path) -> Result<Self, HistoryError> {
-        let open = |source| HistoryError::Open { path: path.to_owned(), source };
+        let open = |source| HistoryError::Open {
+            path: path.to_owned(),
+            source,
+        };
         let mut connection = Connection::open(path).map_err(open)?;
         schema::prepare(&mut connection, path)?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+        })
     }
 
     /// Runs one piece of work on the connection, off the async threads (a commit waits for the disk).
@@ -95,7 +100,9 @@ impl History {
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
             work(&mut connection)
         };
-        tokio::task::spawn_blocking(run).await.map_err(|_cancelled| HistoryError::ShuttingDown)?
+        tokio::task::spawn_blocking(run)
+            .await
+            .map_err(|_cancelled| HistoryError::ShuttingDown)?
     }
 }
 
@@ -106,12 +113,18 @@ fn sql(doing: &'static str) -> impl Fn(rusqlite::Error) -> HistoryError {
 
 /// Reads a JSON column back.
 fn from_json<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T, HistoryError> {
-    serde_json::from_str(text).map_err(|source| HistoryError::Unreadable { what, source: Box::new(source) })
+    serde_json::from_str(text).map_err(|source| HistoryError::Unreadable {
+        what,
+        source: Box::new(source),
+    })
 }
 
 /// Writes a JSON column.
 fn to_json<T: serde::Serialize>(what: &'static str, value: &T) -> Result<String, HistoryError> {
-    serde_json::to_string(value).map_err(|source| HistoryError::Unreadable { what, source: Box::new(source) })
+    serde_json::to_string(value).map_err(|source| HistoryError::Unreadable {
+        what,
+        source: Box::new(source),
+    })
 }
 
 /// Reads a name back.
@@ -120,5 +133,8 @@ where
     T: std::str::FromStr,
     T::Err: std::error::Error + Send + Sync + 'static,
 {
-    text.parse().map_err(|source: T::Err| HistoryError::Unreadable { what, source: Box::new(source) })
+    text.parse().map_err(|source: T::Err| HistoryError::Unreadable {
+        what,
+        source: Box::new(source),
+    })
 }

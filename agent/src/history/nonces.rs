@@ -16,7 +16,13 @@ impl History {
     ///
     /// # Errors
     /// The database cannot be written: the request must then be refused.
-    pub async fn use_nonce(&self, key: String, nonce: String, expires: i64, now: i64) -> Result<NonceUse, HistoryError> {
+    pub async fn use_nonce(
+        &self,
+        key: String,
+        nonce: String,
+        expires: i64,
+        now: i64,
+    ) -> Result<NonceUse, HistoryError> {
         self.with(move |connection| {
             let transaction = connection.transaction().map_err(sql("begin to record a nonce"))?;
             transaction
@@ -24,11 +30,17 @@ impl History {
                 .and_then(|mut statement| statement.execute([now]))
                 .map_err(sql("forget expired nonces"))?;
             let added = transaction
-                .prepare_cached("INSERT INTO nonce (key, nonce, expires) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")
+                .prepare_cached(
+                    "INSERT INTO nonce (key, nonce, expires) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+                )
                 .and_then(|mut statement| statement.execute((&key, &nonce, expires)))
                 .map_err(sql("record a nonce"))?;
             transaction.commit().map_err(sql("commit a nonce"))?;
-            Ok(if added == 1 { NonceUse::First } else { NonceUse::Again })
+            Ok(if added == 1 {
+                NonceUse::First
+            } else {
+                NonceUse::Again
+            })
         })
         .await
     }

@@ -77,11 +77,19 @@ impl History {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn planned(&self, id: DeploymentId, plan: Plan, releases: Vec<Release>) -> Result<(), HistoryError> {
+    pub async fn planned(
+        &self,
+        id: DeploymentId,
+        plan: Plan,
+        releases: Vec<Release>,
+    ) -> Result<(), HistoryError> {
         self.with(move |connection| {
             let transaction = connection.transaction().map_err(sql("begin to record a plan"))?;
             transaction
-                .execute("UPDATE deployment SET plan = ?2 WHERE id = ?1", (id.as_str(), to_json("a plan", &plan)?))
+                .execute(
+                    "UPDATE deployment SET plan = ?2 WHERE id = ?1",
+                    (id.as_str(), to_json("a plan", &plan)?),
+                )
                 .map_err(sql("record a plan"))?;
             for release in &releases {
                 insert(&transaction, release)?;
@@ -121,7 +129,12 @@ impl History {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub async fn keep_logs(&self, project: ProjectName, number: ReleaseNumber, tails: Vec<LogTail>) -> Result<(), HistoryError> {
+    pub async fn keep_logs(
+        &self,
+        project: ProjectName,
+        number: ReleaseNumber,
+        tails: Vec<LogTail>,
+    ) -> Result<(), HistoryError> {
         self.with(move |connection| {
             let transaction = connection.transaction().map_err(sql("begin to keep logs"))?;
             for tail in &tails {
@@ -165,12 +178,23 @@ impl History {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn files(&self, project: ProjectName, number: ReleaseNumber) -> Result<Vec<SourceFile>, HistoryError> {
+    pub async fn files(
+        &self,
+        project: ProjectName,
+        number: ReleaseNumber,
+    ) -> Result<Vec<SourceFile>, HistoryError> {
         self.with(move |connection| {
             connection
-                .prepare_cached("SELECT path, bytes FROM release_file WHERE project = ?1 AND number = ?2 ORDER BY path")
+                .prepare_cached(
+                    "SELECT path, bytes FROM release_file WHERE project = ?1 AND number = ?2 ORDER BY path",
+                )
                 .and_then(|mut statement| {
-                    let read = |row: &Row<'_>| Ok(SourceFile { path: row.get::<_, String>(0)?.into(), bytes: row.get(1)? });
+                    let read = |row: &Row<'_>| {
+                        Ok(SourceFile {
+                            path: row.get::<_, String>(0)?.into(),
+                            bytes: row.get(1)?,
+                        })
+                    };
                     statement.query_map((project.as_str(), number.0), read)?.collect()
                 })
                 .map_err(sql("read a release's files"))
@@ -184,7 +208,11 @@ impl History {
     /// The database cannot be read.
     pub async fn live_release(&self, project: ProjectName) -> Result<Option<Release>, HistoryError> {
         self.with(move |connection| {
-            let found = select(connection, "WHERE project = ?1 AND state = 'live'", [project.as_str()])?;
+            let found = select(
+                connection,
+                "WHERE project = ?1 AND state = 'live'",
+                [project.as_str()],
+            )?;
             Ok(found.into_iter().next())
         })
         .await
@@ -196,7 +224,11 @@ impl History {
     /// The database cannot be read.
     pub async fn releases(&self, project: ProjectName, limit: u32) -> Result<Vec<Release>, HistoryError> {
         self.with(move |connection| {
-            select(connection, "WHERE project = ?1 ORDER BY number DESC LIMIT ?2", (project.as_str(), limit))
+            select(
+                connection,
+                "WHERE project = ?1 ORDER BY number DESC LIMIT ?2",
+                (project.as_str(), limit),
+            )
         })
         .await
     }
@@ -205,9 +237,17 @@ impl History {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn rollback_target(&self, project: ProjectName, target: RollbackTarget) -> Result<Option<Release>, HistoryError> {
+    pub async fn rollback_target(
+        &self,
+        project: ProjectName,
+        target: RollbackTarget,
+    ) -> Result<Option<Release>, HistoryError> {
         self.with(move |connection| {
-            let releases = select(connection, "WHERE project = ?1 ORDER BY number DESC", [project.as_str()])?;
+            let releases = select(
+                connection,
+                "WHERE project = ?1 ORDER BY number DESC",
+                [project.as_str()],
+            )?;
             Ok(target_among(releases, &target))
         })
         .await
@@ -225,7 +265,9 @@ impl History {
         events: Vec<Happened>,
     ) -> Result<Vec<Event>, HistoryError> {
         self.with(move |connection| {
-            let transaction = connection.transaction().map_err(sql("begin to end a deployment"))?;
+            let transaction = connection
+                .transaction()
+                .map_err(sql("begin to end a deployment"))?;
             transaction
                 .prepare_cached("UPDATE deployment SET phase = ?2, ended_at = ?3, outcome = ?4 WHERE id = ?1")
                 .and_then(|mut statement| {
@@ -264,13 +306,18 @@ pub struct Ended {
 
 /// Picks a rollback's target from the project's releases, newest first.
 fn target_among(releases: Vec<Release>, target: &RollbackTarget) -> Option<Release> {
-    let live = releases.iter().find(|release| release.state == ReleaseState::Live).map(|release| release.number);
+    let live = releases
+        .iter()
+        .find(|release| release.state == ReleaseState::Live)
+        .map(|release| release.number);
     let was_live = |release: &Release| matches!(release.state, ReleaseState::Replaced | ReleaseState::Live);
     let mut candidates = releases.into_iter().filter(was_live);
     match target {
         RollbackTarget::Back(steps) => {
             let steps = usize::try_from(steps.checked_sub(1)?).ok()?;
-            candidates.filter(|release| live.is_some_and(|live| release.number < live)).nth(steps)
+            candidates
+                .filter(|release| live.is_some_and(|live| release.number < live))
+                .nth(steps)
         }
         RollbackTarget::Release(number) => candidates.find(|release| release.number == *number),
         RollbackTarget::Version(version) => candidates.find(|release| {
@@ -300,7 +347,11 @@ fn insert(transaction: &Transaction<'_>, release: &Release) -> Result<(), Histor
     Ok(())
 }
 
-fn select(connection: &Connection, filter: &str, parameters: impl rusqlite::Params) -> Result<Vec<Release>, HistoryError> {
+fn select(
+    connection: &Connection,
+    filter: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<Release>, HistoryError> {
     let columns = "project, number, state, version, key, source, created_at, images";
     let rows: Vec<Columns> = connection
         .prepare_cached(&format!("SELECT {columns} FROM release {filter}"))
@@ -339,8 +390,16 @@ impl Columns {
             project: parsed("a project's name", &self.project)?,
             number: ReleaseNumber(self.number),
             state: state_from(&self.state)?,
-            version: self.version.as_deref().map(|text| parsed("a version", text)).transpose()?,
-            key: self.key.as_deref().map(|text| parsed("a key's name", text)).transpose()?,
+            version: self
+                .version
+                .as_deref()
+                .map(|text| parsed("a version", text))
+                .transpose()?,
+            key: self
+                .key
+                .as_deref()
+                .map(|text| parsed("a key's name", text))
+                .transpose()?,
             source: from_json("a source", &self.source)?,
             created_at: parsed("a time", &self.created_at)?,
             images: from_json("images", &self.images)?,
@@ -363,6 +422,9 @@ fn state_from(text: &str) -> Result<ReleaseState, HistoryError> {
         "live" => Ok(ReleaseState::Live),
         "replaced" => Ok(ReleaseState::Replaced),
         "failed" => Ok(ReleaseState::Failed),
-        other => Err(HistoryError::Unreadable { what: "a release's state", source: other.into() }),
+        other => Err(HistoryError::Unreadable {
+            what: "a release's state",
+            source: other.into(),
+        }),
     }
 }

@@ -75,24 +75,52 @@ const MIGRATIONS: &[&str] = &["
 
 /// Sets the connection up and migrates.
 pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), HistoryError> {
-    let open = |source| HistoryError::Open { path: path.to_owned(), source };
+    let open = |source| HistoryError::Open {
+        path: path.to_owned(),
+        source,
+    };
     connection.busy_timeout(BUSY_WAIT).map_err(open)?;
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
-    connection.pragma_update(None, "synchronous", "FULL").map_err(open)?;
-    connection.pragma_update(None, "foreign_keys", "ON").map_err(open)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(open)?;
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(open)?;
+    connection
+        .pragma_update(None, "foreign_keys", "ON")
+        .map_err(open)?;
     // The journal is small; 1 MiB of page cache (negative: KiB) is plenty and keeps the agent light.
-    connection.pragma_update(None, "cache_size", -1024).map_err(open)?;
+    connection
+        .pragma_update(None, "cache_size", -1024)
+        .map_err(open)?;
 
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
-    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(open)?;
+    let found: u32 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(open)?;
     if found > known {
-        return Err(HistoryError::Newer { path: path.to_owned(), found, known });
+        return Err(HistoryError::Newer {
+            path: path.to_owned(),
+            found,
+            known,
+        });
     }
-    for (format, migration) in (1_u32..).zip(MIGRATIONS).skip(usize::try_from(found).unwrap_or(usize::MAX)) {
-        let transaction = connection.transaction().map_err(sql("begin a migration of the database"))?;
-        transaction.execute_batch(migration).map_err(sql("migrate the database"))?;
-        transaction.pragma_update(None, "user_version", format).map_err(sql("record the database's format"))?;
-        transaction.commit().map_err(sql("commit a migration of the database"))?;
+    for (format, migration) in (1_u32..)
+        .zip(MIGRATIONS)
+        .skip(usize::try_from(found).unwrap_or(usize::MAX))
+    {
+        let transaction = connection
+            .transaction()
+            .map_err(sql("begin a migration of the database"))?;
+        transaction
+            .execute_batch(migration)
+            .map_err(sql("migrate the database"))?;
+        transaction
+            .pragma_update(None, "user_version", format)
+            .map_err(sql("record the database's format"))?;
+        transaction
+            .commit()
+            .map_err(sql("commit a migration of the database"))?;
     }
     Ok(())
 }
