@@ -7,4 +7,5 @@
 pub mod config;
 pub mod deploy;
 pub mod host;
+pub mod systemd;
 pub mod tls;
