@@ -96,6 +96,40 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// Every reason, for counters that must exist before they count.
+    pub const ALL: [Self; 30] = [
+        Self::NotSigned,
+        Self::Several,
+        Self::HeaderTooLong,
+        Self::Malformed,
+        Self::LabelMismatch,
+        Self::ComponentMissing,
+        Self::ComponentForeign,
+        Self::ComponentRepeated,
+        Self::ComponentParameters,
+        Self::ParameterForeign,
+        Self::Created,
+        Self::Expires,
+        Self::Lifetime,
+        Self::FromTheFuture,
+        Self::TooOld,
+        Self::Expired,
+        Self::Algorithm,
+        Self::Tag,
+        Self::Nonce,
+        Self::KeyId,
+        Self::SignatureLength,
+        Self::ContentType,
+        Self::DigestMissing,
+        Self::DigestMalformed,
+        Self::DigestAlgorithm,
+        Self::OtherKey,
+        Self::Target,
+        Self::Authority,
+        Self::BadSignature,
+        Self::BodyMismatch,
+    ];
+
     /// The reason as a metric's label, for instance `bad_signature`.
     pub fn as_str(self) -> &'static str {
         match self {
