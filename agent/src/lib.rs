@@ -11,3 +11,5 @@ pub mod history;
 pub mod host;
 pub mod metrics;
 pub mod policy;
+pub mod systemd;
+pub mod tls;
