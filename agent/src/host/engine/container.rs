@@ -46,6 +46,8 @@ pub struct Container {
     pub image_reference: Option<ImageRef>,
     /// Its state.
     pub state: ContainerState,
+    /// Whether the kernel ended its process for want of memory.
+    pub out_of_memory: bool,
     /// How often the Engine has restarted it since it was created, or last started by hand.
     pub restarts: u64,
     /// What the Engine's own schedule of its healthcheck says.
@@ -113,6 +115,7 @@ impl Container {
                 .restart_count
                 .and_then(|count| count.try_into().ok())
                 .unwrap_or(0),
+            out_of_memory: state.oom_killed == Some(true),
             health: health(state.health.as_ref()),
             healthcheck: healthcheck(config.healthcheck, config.shell),
             created_at: said

@@ -9,10 +9,10 @@ use bollard::query_parameters::{
     TagImageOptionsBuilder,
 };
 use deploy_proto::image::{Digest, ImageRef, canonical_repository};
-use deploy_proto::names::ProjectName;
+use deploy_proto::names::{ProjectName, ServiceName};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::container::PROJECT_LABEL;
+use super::container::{PROJECT_LABEL, SERVICE_LABEL};
 use super::host::Platform;
 use super::{ANSWER_LIMIT, Container, Engine, Error, Result};
 
@@ -102,7 +102,22 @@ impl Engine {
         self.containers_with(labels).await
     }
 
-    pub(super) async fn containers_with(&self, labels: Vec<String>) -> Result<Vec<Container>> {
+    /// Looks at the containers of one service, without those of `docker compose run`.
+    pub async fn service_containers(
+        &self,
+        project: &ProjectName,
+        service: &ServiceName,
+    ) -> Result<Vec<Container>> {
+        let labels = vec![
+            format!("{PROJECT_LABEL}={project}"),
+            format!("{SERVICE_LABEL}={service}"),
+        ];
+        let mut containers = self.containers_with(labels).await?;
+        containers.retain(|container| !container.one_off);
+        Ok(containers)
+    }
+
+    async fn containers_with(&self, labels: Vec<String>) -> Result<Vec<Container>> {
         let options = ListContainersOptionsBuilder::new()
             .all(true)
             .filters(&HashMap::from([("label", labels)]))

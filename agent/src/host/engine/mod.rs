@@ -11,6 +11,7 @@ mod exec;
 mod host;
 mod inspect;
 mod logs;
+mod problem;
 mod pull;
 mod trouble;
 
