@@ -1,1 +1,4 @@
 //! Acting: the only room that touches Docker and the host's files.
+
+pub mod files;
+pub mod process;
