@@ -1,5 +1,6 @@
 //! Acting: the only room that touches Docker and the host's files.
 
+pub mod compose;
 pub mod engine;
 pub mod files;
 pub mod health;
