@@ -275,7 +275,11 @@ fn flush(path: &Path) -> Result<(), FilesError> {
 fn sweep(folder: &Path, target: &Path) {
     let prefix = prefix(target);
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(prefix.as_encoded_bytes())
+        {
             // A leftover that cannot be removed harms nobody; what matters will fail with its own reason.
             drop(fs::remove_file(entry.path()));
         }
@@ -293,7 +297,9 @@ fn regular(path: &Path, metadata: &Metadata) -> Result<(), FilesError> {
     if metadata.is_file() {
         Ok(())
     } else {
-        Err(FilesError::NotAFile { path: path.to_owned() })
+        Err(FilesError::NotAFile {
+            path: path.to_owned(),
+        })
     }
 }
 

@@ -66,8 +66,13 @@ impl Captured {
 
     /// The last lines, for an error: at most `LAST_LINES_MAX`, control characters escaped, empty lines left out.
     pub fn last_lines(&self) -> Vec<String> {
-        let end = if self.tail.is_empty() { &self.head } else { &self.tail };
-        let text = String::from_utf8_lossy(end.get(end.len().saturating_sub(TAIL_MAX_BYTES)..).unwrap_or(end));
+        let end = if self.tail.is_empty() {
+            &self.head
+        } else {
+            &self.tail
+        };
+        let text =
+            String::from_utf8_lossy(end.get(end.len().saturating_sub(TAIL_MAX_BYTES)..).unwrap_or(end));
         let lines: Vec<String> = text
             .split(['\n', '\r'])
             .map(printable)
@@ -173,7 +178,12 @@ pub async fn run(program: &Program) -> Result<Output, ProcessError> {
     let followed = tokio::time::timeout(program.deadline, follow(&mut running, &mut output)).await;
     let status = match followed {
         Ok(Ok(status)) => status,
-        Ok(Err(source)) => return Err(ProcessError::Follow { program: name, source }),
+        Ok(Err(source)) => {
+            return Err(ProcessError::Follow {
+                program: name,
+                source,
+            });
+        }
         Err(_) => {
             return Err(ProcessError::Deadline {
                 program: name,
@@ -231,7 +241,10 @@ async fn follow(running: &mut Running, output: &mut Output) -> std::io::Result<E
     let stdout = running.child.stdout.take();
     let stderr = running.child.stderr.take();
     let reads = async {
-        let both = tokio::join!(drain(stdout, &mut output.stdout), drain(stderr, &mut output.stderr));
+        let both = tokio::join!(
+            drain(stdout, &mut output.stdout),
+            drain(stderr, &mut output.stderr)
+        );
         both.0.and(both.1)
     };
     tokio::pin!(reads);
@@ -320,9 +333,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_carries_the_status_and_the_last_lines() {
-        let error = run(&shell("echo out; echo one >&2; printf 'two\\033[31m\\n' >&2; exit 18", Duration::from_secs(5)))
-            .await
-            .unwrap_err();
+        let error = run(&shell(
+            "echo out; echo one >&2; printf 'two\\033[31m\\n' >&2; exit 18",
+            Duration::from_secs(5),
+        ))
+        .await
+        .unwrap_err();
         assert_eq!(
             error.to_string(),
             "sh ended with exit status: 18: one | two\\u{1b}[31m"
@@ -334,7 +350,12 @@ mod tests {
         let output = run(&shell("env", Duration::from_secs(5))).await.unwrap();
         let text = String::from_utf8(output.stdout.whole().unwrap().to_vec()).unwrap();
         let names: Vec<&str> = text.lines().filter_map(|line| line.split('=').next()).collect();
-        assert!(names.iter().all(|name| ["PATH", "PWD", "_", "OLDPWD", "SHLVL"].contains(name)), "{names:?}");
+        assert!(
+            names
+                .iter()
+                .all(|name| ["PATH", "PWD", "_", "OLDPWD", "SHLVL"].contains(name)),
+            "{names:?}"
+        );
     }
 
     #[tokio::test]
@@ -354,7 +375,9 @@ mod tests {
         let marker = dir.path().join("pid");
         let script = format!("sleep 60 & echo $! > {}; wait", marker.display());
         let begun = Instant::now();
-        let error = run(&shell(&script, Duration::from_millis(300))).await.unwrap_err();
+        let error = run(&shell(&script, Duration::from_millis(300)))
+            .await
+            .unwrap_err();
         assert!(matches!(error, ProcessError::Deadline { .. }), "{error}");
         assert!(begun.elapsed() < Duration::from_secs(5));
         assert!(gone(&marker).await, "the child survived");
@@ -378,7 +401,9 @@ mod tests {
     #[tokio::test]
     async fn a_child_that_keeps_the_pipe_does_not_hold_up_the_answer() {
         let begun = Instant::now();
-        let output = run(&shell("sleep 4 & echo done", Duration::from_secs(30))).await.unwrap();
+        let output = run(&shell("sleep 4 & echo done", Duration::from_secs(30)))
+            .await
+            .unwrap();
         assert_eq!(output.stdout.whole().unwrap(), b"done\n");
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     }
@@ -389,6 +414,10 @@ mod tests {
         program.binary = "/nonexistent/tool".into();
         let problem = Problem::from(&run(&program).await.unwrap_err());
         assert_eq!(problem.code, Code::HostUnfit);
-        assert!(problem.detail.starts_with("failed to start tool: No such file"), "{}", problem.detail);
+        assert!(
+            problem.detail.starts_with("failed to start tool: No such file"),
+            "{}",
+            problem.detail
+        );
     }
 }

@@ -69,7 +69,12 @@ pub(super) fn images(start: &Start, bytes: &Bytes) -> Result<BTreeMap<String, Im
         bytes,
         parsed: BTreeMap::new(),
     };
-    let scope = walk.scope(std::slice::from_ref(&start.dotenv), &Scope::new(), &start.dir, true)?;
+    let scope = walk.scope(
+        std::slice::from_ref(&start.dotenv),
+        &Scope::new(),
+        &start.dir,
+        true,
+    )?;
     let context = Context {
         dir: &start.dir,
         scope: &scope,
@@ -94,7 +99,12 @@ struct Walk<'b> {
 
 impl Walk<'_> {
     /// The services of several files and documents, later ones overriding.
-    fn chain(&mut self, files: &[PathBuf], by: &Path, at: &Context<'_>) -> Result<BTreeMap<String, Image>, Stop> {
+    fn chain(
+        &mut self,
+        files: &[PathBuf],
+        by: &Path,
+        at: &Context<'_>,
+    ) -> Result<BTreeMap<String, Image>, Stop> {
         if at.depth == 0 {
             return Err(Stop::Refused(EditRefusal::TooMuch {
                 limit: "`include` and `extends` may be nested 16 deep",
@@ -124,7 +134,10 @@ impl Walk<'_> {
                 own.insert(name.to_owned(), (image, Merge::of(node)));
             }
         }
-        if let Some(include) = document.top("include").filter(|node| at.includes && !node.is_null()) {
+        if let Some(include) = document
+            .top("include")
+            .filter(|node| at.includes && !node.is_null())
+        {
             for entry in document.items(include) {
                 for (name, image) in self.include(file, document, entry, at)? {
                     own.entry(name).or_insert((image, Merge::Over));
@@ -134,7 +147,13 @@ impl Walk<'_> {
         Ok(own)
     }
 
-    fn service(&mut self, file: &Path, document: &Document, node: &Node, at: &Context<'_>) -> Result<Image, Stop> {
+    fn service(
+        &mut self,
+        file: &Path,
+        document: &Document,
+        node: &Node,
+        at: &Context<'_>,
+    ) -> Result<Image, Stop> {
         if let Some(image) = document.value(node, "image") {
             if image.tagged("reset") {
                 return Ok(Image::Removed);
@@ -184,7 +203,10 @@ impl Walk<'_> {
     ) -> Result<BTreeMap<String, Image>, Stop> {
         let texts = |node: &Node| -> Vec<String> {
             let items = document.items(node);
-            items.into_iter().filter_map(|item| text(Some(item), at)).collect()
+            items
+                .into_iter()
+                .filter_map(|item| text(Some(item), at))
+                .collect()
         };
         let of = |key| document.value(entry, key).filter(|node| !node.is_null());
         let paths = match &entry.kind {
@@ -229,7 +251,11 @@ impl Walk<'_> {
                 unusual: Some("as a list or a mapping"),
             });
         };
-        let source = self.bytes.get(file).and_then(Option::as_deref).unwrap_or_default();
+        let source = self
+            .bytes
+            .get(file)
+            .and_then(Option::as_deref)
+            .unwrap_or_default();
         let exact = source.get(bytes.clone()) == Some(value.as_bytes());
         let unusual = match style {
             Style::Block => Some("as a block (| or >)"),
@@ -293,7 +319,9 @@ impl Walk<'_> {
 
     fn text(&self, file: &Path) -> Result<Option<&str>, Stop> {
         match self.bytes.get(file) {
-            None => Err(Stop::Need { file: file.to_owned() }),
+            None => Err(Stop::Need {
+                file: file.to_owned(),
+            }),
             Some(None) => Ok(None),
             Some(Some(bytes)) => std::str::from_utf8(bytes).map(Some).map_err(|error| {
                 Stop::Refused(EditRefusal::NotUtf8 {

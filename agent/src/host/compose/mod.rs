@@ -27,10 +27,10 @@ use crate::host::files::FilesError;
 use crate::host::process::ProcessError;
 
 pub use cli::{Compose, ComposeProject, Surroundings, VERSION_MIN, Version};
-pub use edit::{Edit, FileEdit, LineEdit, edit};
+pub use edit::edit;
 pub use model::{
-    ComposeService, Condition, Difference, Fingerprint, Healthcheck, Model, ModelError, PublishedPort, beyond,
-    differences,
+    ComposeService, Condition, Difference, Fingerprint, Healthcheck, Model, ModelError, PublishedPort,
+    beyond, differences,
 };
 pub use refusal::EditRefusal;
 pub use sources::{FILES_MAX, FILES_MAX_BYTES, Sources};
@@ -57,7 +57,10 @@ pub enum ComposeError {
         dir: PathBuf,
     },
     /// The resolved project is larger than is read.
-    #[error("`docker compose config` printed more than {} bytes", crate::host::process::HEAD_MAX_BYTES)]
+    #[error(
+        "`docker compose config` printed more than {} bytes",
+        crate::host::process::HEAD_MAX_BYTES
+    )]
     ConfigTooLarge,
     /// Compose ended with an error.
     #[error("`docker compose` of project {project} ended with {status}: {}", problem.detail)]
@@ -98,9 +101,10 @@ impl From<&ComposeError> for Problem {
             ComposeError::Process(error) => error.into(),
             ComposeError::Files(error) => error.into(),
             ComposeError::Refused(refusal) => refusal.into(),
-            ComposeError::Model(ModelError::Name(name)) => {
-                Self::new(Code::ComposeFile, format!("{}: {name}", ModelError::Name(name.clone())))
-            }
+            ComposeError::Model(ModelError::Name(name)) => Self::new(
+                Code::ComposeFile,
+                format!("{}: {name}", ModelError::Name(name.clone())),
+            ),
             ComposeError::Model(error @ (ModelError::Json { .. } | ModelError::NoServices)) => {
                 Self::new(Code::ComposeFile, error.to_string())
             }

@@ -118,8 +118,12 @@ impl Model {
             line: error.line(),
             column: error.column(),
         })?;
-        let Value::Object(mut top) = parsed else { return Err(ModelError::NoServices) };
-        let Some(Value::Object(services)) = top.remove("services") else { return Err(ModelError::NoServices) };
+        let Value::Object(mut top) = parsed else {
+            return Err(ModelError::NoServices);
+        };
+        let Some(Value::Object(services)) = top.remove("services") else {
+            return Err(ModelError::NoServices);
+        };
         let services = services
             .iter()
             .map(|(name, service)| Ok((name.parse().map_err(ModelError::Name)?, service_of(service)?)))
@@ -136,7 +140,8 @@ impl Model {
         let mut visited = BTreeSet::new();
         let mut ordered = Vec::new();
         // (service, whether its dependencies are done): a stack of our own, for chains of any length.
-        let mut open: Vec<(&ServiceName, bool)> = services.iter().rev().map(|service| (service, false)).collect();
+        let mut open: Vec<(&ServiceName, bool)> =
+            services.iter().rev().map(|service| (service, false)).collect();
         while let Some((service, done)) = open.pop() {
             if done {
                 if services.contains(service) {
@@ -145,7 +150,13 @@ impl Model {
             } else if visited.insert(service) {
                 open.push((service, true));
                 let depends_on = self.services.get(service).map(|service| &service.depends_on);
-                open.extend(depends_on.into_iter().flat_map(BTreeMap::keys).rev().map(|on| (on, false)));
+                open.extend(
+                    depends_on
+                        .into_iter()
+                        .flat_map(BTreeMap::keys)
+                        .rev()
+                        .map(|on| (on, false)),
+                );
             }
         }
         ordered
@@ -153,7 +164,9 @@ impl Model {
 }
 
 fn service_of(service: &Value) -> Result<ComposeService, ModelError> {
-    let Value::Object(keys) = service else { return Err(ModelError::NoServices) };
+    let Value::Object(keys) = service else {
+        return Err(ModelError::NoServices);
+    };
     let text = |key: &str| keys.get(key).and_then(Value::as_str).map(str::to_owned);
     let depends_on = keys
         .get("depends_on")
@@ -172,7 +185,10 @@ fn service_of(service: &Value) -> Result<ComposeService, ModelError> {
         healthcheck: healthcheck(keys.get("healthcheck")),
         published: list("ports").filter_map(published).collect(),
         container_name: text("container_name"),
-        profiles: list("profiles").filter_map(Value::as_str).map(str::to_owned).collect(),
+        profiles: list("profiles")
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect(),
         restart: text("restart").unwrap_or_else(|| "no".to_owned()),
         keys: fingerprints,
     })
@@ -187,7 +203,9 @@ fn condition(how: &Value) -> Condition {
 }
 
 fn healthcheck(written: Option<&Value>) -> Healthcheck {
-    let Some(Value::Object(keys)) = written else { return Healthcheck::FromImage };
+    let Some(Value::Object(keys)) = written else {
+        return Healthcheck::FromImage;
+    };
     let test = keys.get("test").and_then(Value::as_array);
     let none = test.is_some_and(|words| words.first().and_then(Value::as_str) == Some("NONE"));
     if none || keys.get("disable").and_then(Value::as_bool) == Some(true) {
@@ -200,7 +218,12 @@ fn healthcheck(written: Option<&Value>) -> Healthcheck {
 }
 
 fn published(port: &Value) -> Option<PublishedPort> {
-    let text = |key: &str| port.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |key: &str| {
+        port.get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let published = text("published");
     if published.is_empty() || published == "0" {
         return None;
@@ -208,13 +231,18 @@ fn published(port: &Value) -> Option<PublishedPort> {
     Some(PublishedPort {
         address: text("host_ip"),
         published,
-        target: port.get("target").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok())?,
+        target: port
+            .get("target")
+            .and_then(Value::as_u64)
+            .and_then(|port| u16::try_from(port).ok())?,
         protocol: text("protocol"),
     })
 }
 
 fn fingerprints(keys: &serde_json::Map<String, Value>) -> BTreeMap<String, Fingerprint> {
-    keys.iter().map(|(key, value)| (key.clone(), fingerprint(value))).collect()
+    keys.iter()
+        .map(|(key, value)| (key.clone(), fingerprint(value)))
+        .collect()
 }
 
 fn fingerprint(value: &Value) -> Fingerprint {
@@ -284,9 +312,18 @@ pub enum Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Image { service, before, after } => {
+            Self::Image {
+                service,
+                before,
+                after,
+            } => {
                 let show = |image: &Option<String>| image.clone().unwrap_or_else(|| "none".to_owned());
-                write!(f, "the image of {service} from {} to {}", show(before), show(after))
+                write!(
+                    f,
+                    "the image of {service} from {} to {}",
+                    show(before),
+                    show(after)
+                )
             }
             Self::Key { service, key } => write!(f, "`{key}` of {service}"),
             Self::Added(service) => write!(f, "service {service}, which was not there"),
@@ -310,12 +347,13 @@ pub fn differences(before: &Model, after: &Model) -> Vec<Difference> {
                     });
                 }
                 let keys = union(&old.keys, &new.keys).into_iter();
-                found.extend(keys.filter(|key| old.keys.get(*key) != new.keys.get(*key)).map(|key| {
-                    Difference::Key {
-                        service: service.clone(),
-                        key: key.clone(),
-                    }
-                }));
+                found.extend(
+                    keys.filter(|key| old.keys.get(*key) != new.keys.get(*key))
+                        .map(|key| Difference::Key {
+                            service: service.clone(),
+                            key: key.clone(),
+                        }),
+                );
             }
             (None, _) => found.push(Difference::Added(service.clone())),
             (_, None) => found.push(Difference::Removed(service.clone())),
@@ -335,8 +373,13 @@ pub fn beyond(before: &Model, after: &Model, images: &BTreeMap<ServiceName, Imag
     let mut found: Vec<Difference> = differences(before, after)
         .into_iter()
         .filter(|difference| match difference {
-            Difference::Image { service, after, .. } => wanted(service).is_none() || wanted(service) != *after,
-            Difference::Key { .. } | Difference::Added(_) | Difference::Removed(_) | Difference::Project(_) => true,
+            Difference::Image { service, after, .. } => {
+                wanted(service).is_none() || wanted(service) != *after
+            }
+            Difference::Key { .. }
+            | Difference::Added(_)
+            | Difference::Removed(_)
+            | Difference::Project(_) => true,
         })
         .collect();
     for service in images.keys() {

@@ -19,7 +19,12 @@ pub const FILES_MAX: usize = 128;
 pub const FILES_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// What Compose looks for when no file is given, best first.
-const DEFAULT_NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+const DEFAULT_NAMES: [&str; 4] = [
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yml",
+    "docker-compose.yaml",
+];
 /// And what it adds.
 const OVERRIDE_NAMES: [&str; 4] = [
     "compose.override.yml",
@@ -72,7 +77,11 @@ fn start(project: &Project, files: &mut Bytes) -> Result<Start, ComposeError> {
     let main = if project.files.is_empty() {
         found(project, &dotenv, files)?
     } else {
-        project.files.iter().map(|file| clean(&project.dir.join(file))).collect()
+        project
+            .files
+            .iter()
+            .map(|file| clean(&project.dir.join(file)))
+            .collect()
     };
     for file in &main {
         add(files, file)?;
@@ -114,7 +123,12 @@ fn found(project: &Project, dotenv: &Path, files: &Bytes) -> Result<Vec<PathBuf>
                 });
         }
     }
-    let first = |names: [&str; 4]| names.into_iter().map(|name| project.dir.join(name)).find(|path| path.is_file());
+    let first = |names: [&str; 4]| {
+        names
+            .into_iter()
+            .map(|name| project.dir.join(name))
+            .find(|path| path.is_file())
+    };
     match (first(DEFAULT_NAMES), first(OVERRIDE_NAMES)) {
         (Some(main), Some(over)) => Ok(vec![main, over]),
         (Some(main), None) => Ok(vec![main]),
