@@ -12,6 +12,8 @@ use super::yaml::{Document, Kind, Node, Style, parse};
 
 /// How deep `include` and `extends` may follow each other.
 const DEPTH_MAX: usize = 16;
+/// How many services are looked at in all, so that files that extend each other in many ways end in time.
+const STEPS_MAX: usize = 100_000;
 
 /// The bytes of files by their paths; a file that was looked for and does not exist is `None`.
 pub(super) type Bytes = BTreeMap<PathBuf, Option<Vec<u8>>>;
@@ -68,6 +70,7 @@ pub(super) fn images(start: &Start, bytes: &Bytes) -> Result<BTreeMap<String, Im
     let mut walk = Walk {
         bytes,
         parsed: BTreeMap::new(),
+        steps: 0,
     };
     let scope = walk.scope(std::slice::from_ref(&start.dotenv), &Scope::new(), &start.dir, true)?;
     let context = Context {
@@ -90,15 +93,14 @@ struct Context<'c> {
 struct Walk<'b> {
     bytes: &'b Bytes,
     parsed: BTreeMap<PathBuf, Rc<Vec<Document>>>,
+    steps: usize,
 }
 
 impl Walk<'_> {
     /// The services of several files and documents, later ones overriding.
     fn chain(&mut self, files: &[PathBuf], by: &Path, at: &Context<'_>) -> Result<BTreeMap<String, Image>, Stop> {
         if at.depth == 0 {
-            return Err(Stop::Refused(EditRefusal::TooMuch {
-                limit: "`include` and `extends` may be nested 16 deep",
-            }));
+            return Err(too_deep());
         }
         let mut all = BTreeMap::new();
         for file in files {
@@ -134,18 +136,33 @@ impl Walk<'_> {
         Ok(own)
     }
 
+    /// The service's own image, or that of the service it extends. What it extends is read in any case: the files
+    /// belong to the project, and must be local.
     fn service(&mut self, file: &Path, document: &Document, node: &Node, at: &Context<'_>) -> Result<Image, Stop> {
-        if let Some(image) = document.value(node, "image") {
-            if image.tagged("reset") {
-                return Ok(Image::Removed);
-            }
-            if !image.is_null() {
-                return self.located(file, image, at).map(Image::At);
-            }
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            return Err(Stop::Refused(EditRefusal::TooMuch {
+                limit: "100000 services, counting each time that one is included or extended",
+            }));
         }
-        let Some(extends) = document.value(node, "extends").filter(|node| !node.is_null()) else {
-            return Ok(Image::Absent);
+        let extended = match document.value(node, "extends").filter(|node| !node.is_null()) {
+            Some(extends) => self.extended(file, document, extends, at)?,
+            None => Image::Absent,
         };
+        match document.value(node, "image") {
+            Some(image) if image.tagged("reset") => Ok(Image::Removed),
+            Some(image) if !image.is_null() => self.located(file, image, at).map(Image::At),
+            Some(_) | None => Ok(extended),
+        }
+    }
+
+    fn extended(
+        &mut self,
+        file: &Path,
+        document: &Document,
+        extends: &Node,
+        at: &Context<'_>,
+    ) -> Result<Image, Stop> {
         let (name, other) = match &extends.kind {
             Kind::Scalar(name, ..) => (Some(evaluated(name, at)), None),
             Kind::Map(_) | Kind::Seq(_) | Kind::Alias(_) => (
@@ -155,7 +172,7 @@ impl Walk<'_> {
         };
         let name = name.unwrap_or_default();
         let deeper = Context {
-            depth: at.depth - 1,
+            depth: at.depth.saturating_sub(1),
             includes: false,
             ..*at
         };
@@ -165,11 +182,9 @@ impl Walk<'_> {
             let found = self.chain(&[path], file, &Context { dir: &dir, ..deeper })?;
             return Ok(found.get(&name).cloned().unwrap_or(Image::Absent));
         }
-        let base = document
-            .top("services")
-            .and_then(|services| document.value(services, &name));
-        match base {
-            Some(_) if deeper.depth == 0 => self.chain(&[], file, &deeper).map(|_| Image::Absent),
+        let services = document.top("services");
+        match services.and_then(|services| document.value(services, &name)) {
+            Some(_) if deeper.depth == 0 => Err(too_deep()),
             Some(base) => self.service(file, document, base, &deeper),
             None => Ok(Image::Absent),
         }
@@ -215,7 +230,7 @@ impl Walk<'_> {
             dir: &dir,
             scope: &scope,
             includes: true,
-            depth: at.depth - 1,
+            depth: at.depth.saturating_sub(1),
         };
         self.chain(&paths, file, &context)
     }
@@ -381,6 +396,12 @@ pub(super) fn clean(path: &Path) -> PathBuf {
         }
     }
     cleaned
+}
+
+fn too_deep() -> Stop {
+    Stop::Refused(EditRefusal::TooMuch {
+        limit: "`include` and `extends` may be nested 16 deep",
+    })
 }
 
 fn missing(file: &Path, by: &Path) -> Stop {
