@@ -1,5 +1,12 @@
 //! Every fixture in `compose-fixtures`: the edit is what is expected, exact to the byte, and the real `docker compose
 //! config` agrees. Needs Compose v2 (not the Engine) and fails without it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed test panics"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -107,7 +114,11 @@ impl Bench {
         for file in &edit.files {
             files::replace(&file.path, &file.after, &file.before).unwrap();
         }
-        let after = self.compose.config().await.map_err(|error| Problem::from(&error))?;
+        let after = self
+            .compose
+            .config()
+            .await
+            .map_err(|error| Problem::from(&error))?;
         let beyond = beyond(before, &after, &edit.images);
         if beyond.is_empty() {
             return Ok(());
@@ -117,7 +128,10 @@ impl Bench {
         }
         let words: Vec<String> = beyond.iter().map(ToString::to_string).collect();
         let code = deploy_proto::problem::Code::OtherServices;
-        Err(Problem::new(code, format!("differs beyond: {}", words.join(", "))))
+        Err(Problem::new(
+            code,
+            format!("differs beyond: {}", words.join(", ")),
+        ))
     }
 }
 
@@ -131,7 +145,12 @@ fn assert_exact(edit: &Edit) {
             // Several texts on the line may be equal; the one that was meant continues the new bytes.
             let (at, tried) = (line_start(&file.before, change.line).max(done)..file.before.len())
                 .filter(|at| file.before[*at..].starts_with(old))
-                .map(|at| (at, [&rebuilt[..], &file.before[done..at], change.after.as_bytes()].concat()))
+                .map(|at| {
+                    (
+                        at,
+                        [&rebuilt[..], &file.before[done..at], change.after.as_bytes()].concat(),
+                    )
+                })
                 .find(|(_, tried)| file.after.starts_with(tried))
                 .unwrap_or_else(|| panic!("{change:?} is not in {}", file.path.display()));
             let skipped = &file.before[line_start(&file.before, change.line).max(done)..at];
@@ -206,8 +225,16 @@ fn assert_changes(name: &str, dir: &Path, expect: &Expect, edit: &Edit) {
     assert_eq!(edit.unpinned, expect.unpinned, "{name}");
     for (service, image) in &edit.images {
         let wanted = &expect.want[service];
-        let wanted = if edit.unpinned.contains(service) { wanted.without_digest() } else { wanted.clone() };
-        assert_eq!((image.tag(), image.digest()), (wanted.tag(), wanted.digest()), "{name}");
+        let wanted = if edit.unpinned.contains(service) {
+            wanted.without_digest()
+        } else {
+            wanted.clone()
+        };
+        assert_eq!(
+            (image.tag(), image.digest()),
+            (wanted.tag(), wanted.digest()),
+            "{name}"
+        );
     }
     assert!(!format!("{:?}", changes).contains("canary"), "{name}");
 }
@@ -219,11 +246,22 @@ async fn assert_again_and_back(name: &str, bench: &Bench, edit: &Edit, before: &
     let old: BTreeMap<ServiceName, ImageRef> = edit
         .images
         .keys()
-        .map(|service| (service.clone(), before.services[service].image.clone().unwrap().parse().unwrap()))
+        .map(|service| {
+            (
+                service.clone(),
+                before.services[service].image.clone().unwrap().parse().unwrap(),
+            )
+        })
         .collect();
-    let (back, _) = bench.edit(&old).await.unwrap_or_else(|problem| panic!("{name}: back: {problem:?}"));
+    let (back, _) = bench
+        .edit(&old)
+        .await
+        .unwrap_or_else(|problem| panic!("{name}: back: {problem:?}"));
     assert_exact(&back);
-    bench.apply(&back, &after).await.unwrap_or_else(|problem| panic!("{name}: back: {problem:?}"));
+    bench
+        .apply(&back, &after)
+        .await
+        .unwrap_or_else(|problem| panic!("{name}: back: {problem:?}"));
 }
 
 fn assert_untouched(name: &str, dir: &Path) {
