@@ -116,6 +116,7 @@ pub enum FilesError {
 }
 
 impl FilesError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "ErrorKind is open-ended")]
     fn of(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
@@ -124,7 +125,6 @@ impl FilesError {
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path },
             io::ErrorKind::ResourceBusy => Self::Mounted { path },
-            #[expect(clippy::wildcard_enum_match_arm, reason = "ErrorKind is open-ended")]
             _ => Self::Io { action, path, source },
         }
     }

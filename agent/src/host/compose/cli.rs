@@ -186,7 +186,15 @@ impl ComposeProject {
             // Without names it would mean all services.
             return Ok(());
         }
-        let options = ["up", "-d", "--no-deps", "--no-build", "--pull", "never"];
+        // `.env` may say COMPOSE_REMOVE_ORPHANS=1, which would remove containers that were not named.
+        let only_these = [
+            "--no-deps",
+            "--no-build",
+            "--pull",
+            "never",
+            "--remove-orphans=false",
+        ];
+        let options = [&["up", "-d"], only_these.as_slice()].concat();
         self.act(&options, services, deadline).await
     }
 

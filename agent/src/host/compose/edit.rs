@@ -3,7 +3,7 @@
 //!
 //! A rollback is the same edit with the old images, so it also works on a file that a person has edited since: what
 //! else was changed stays. The result is checked by reading the edited bytes again before anything is written; the
-//! caller then compares `docker compose config` before and after ([`super::model::differences`]).
+//! caller then compares `docker compose config` before and after ([`super::difference::beyond`]).
 //!
 //! A tag that is the default of a variable (`${TAG:-dev}`) which `.env` does not set is changed where it stands. A
 //! line added to `.env` would work too, but it would put the truth in a second place, override the file that people
@@ -22,6 +22,7 @@ use super::locate::{Image, Located, Stop};
 use super::model::Model;
 use super::refusal::EditRefusal;
 use super::sources::Sources;
+use super::splice::{line_at, lines, spliced, touches};
 
 /// Works out the edit that makes the named services run the wanted images.
 ///
@@ -50,7 +51,8 @@ pub fn edit(
         };
         match attempt.run(&tag_only) {
             Ok(edit) => return Ok(edit),
-            Err((refusal, involved)) => {
+            Err(refused) => {
+                let (refusal, involved) = *refused;
                 // A digest belongs to one image; a variable that serves several can hold the tag only.
                 let more: Vec<ServiceName> = involved.difference(&tag_only).cloned().collect();
                 if more.is_empty() {
@@ -143,16 +145,16 @@ struct Attempt<'a> {
 }
 
 /// A refusal, and the services that might do without their digests.
-type Refused = (EditRefusal, BTreeSet<ServiceName>);
+type Refused = Box<(EditRefusal, BTreeSet<ServiceName>)>;
 
 impl Attempt<'_> {
     fn run(&self, tag_only: &BTreeSet<ServiceName>) -> Result<Edits, Refused> {
         let changes = self
             .changes(tag_only)
-            .map_err(|refusal| (refusal, BTreeSet::new()))?;
+            .map_err(|refusal| Box::new((refusal, BTreeSet::new())))?;
         let splices = self.merged(&changes)?;
         let (files, after) = self.applied(&splices);
-        let relocated = locate(&after).map_err(|refusal| (refusal, BTreeSet::new()))?;
+        let relocated = locate(&after).map_err(|refusal| Box::new((refusal, BTreeSet::new())))?;
         self.check_named(&changes, &relocated)?;
         self.check_others(&changes, &splices, &relocated)?;
         let unpinned = changes
@@ -217,7 +219,7 @@ impl Attempt<'_> {
                             file,
                             line,
                         };
-                        return Err((refusal, self.pinned_by_variable(changes, &services)));
+                        return Err(Box::new((refusal, self.pinned_by_variable(changes, &services))));
                     }
                 }
             }
@@ -265,7 +267,7 @@ impl Attempt<'_> {
                 wanted: change.image.clone(),
             };
             let all = changes.keys().map(|service| (*service).clone()).collect();
-            return Err((refusal, self.pinned_by_variable(changes, &all)));
+            return Err(Box::new((refusal, self.pinned_by_variable(changes, &all))));
         }
         Ok(())
     }
@@ -308,7 +310,7 @@ impl Attempt<'_> {
             None => EditRefusal::SharedLine { file, line, others },
         };
         let all = changes.keys().map(|service| (*service).clone()).collect();
-        Err((refusal, self.pinned_by_variable(changes, &all)))
+        Err(Box::new((refusal, self.pinned_by_variable(changes, &all))))
     }
 
     /// Those of the services whose digests went into a variable.
@@ -360,48 +362,4 @@ fn text_of(image: Option<&Image>) -> Option<String> {
         Some(Image::At(at)) => Some(at.value.text()),
         Some(Image::Absent | Image::Removed) | None => None,
     }
-}
-
-fn touches(a: &Splice, b: &Splice) -> bool {
-    let (x, y) = (&a.place.span, &b.place.span);
-    a.place.file == b.place.file && (x == y || (x.start < y.end && y.start < x.end))
-}
-
-/// A part of the bytes with the splices (in order) applied.
-fn spliced(bytes: &[u8], part: std::ops::Range<usize>, splices: &[&Splice]) -> Vec<u8> {
-    let mut result = Vec::new();
-    let mut at = part.start;
-    for splice in splices {
-        result.extend_from_slice(bytes.get(at..splice.place.span.start).unwrap_or_default());
-        result.extend_from_slice(splice.text.as_bytes());
-        at = splice.place.span.end;
-    }
-    result.extend_from_slice(bytes.get(at..part.end).unwrap_or_default());
-    result
-}
-
-fn lines(before: &[u8], splices: &[&Splice]) -> Vec<LineEdit> {
-    splices
-        .chunk_by(|a, b| a.place.within == b.place.within)
-        .filter_map(|together| {
-            let within = together.first()?.place.within.clone();
-            let old = before.get(within.clone()).unwrap_or_default();
-            Some(LineEdit {
-                line: u32::try_from(line_at(before, within.start)).unwrap_or(u32::MAX),
-                before: String::from_utf8_lossy(old).into_owned(),
-                after: String::from_utf8_lossy(&spliced(before, within, together)).into_owned(),
-            })
-        })
-        .collect()
-}
-
-/// The line of a byte, counted from 1; LF, CRLF and CR alone end lines.
-fn line_at(bytes: &[u8], at: usize) -> usize {
-    let head = bytes.get(..at).unwrap_or(bytes);
-    let lone_cr = head
-        .windows(2)
-        .filter(|pair| pair[0] == b'\r' && pair[1] != b'\n')
-        .count();
-    let last_cr = usize::from(head.last() == Some(&b'\r'));
-    1 + head.iter().filter(|byte| **byte == b'\n').count() + lone_cr + last_cr
 }

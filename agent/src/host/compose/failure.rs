@@ -97,6 +97,12 @@ const KNOWN: &[(&[&str], Code, &str, &str)] = &[
         "see `command:` and `entrypoint:`, and whether the image was built for this host's architecture",
     ),
     (
+        &["unable to start container process", "no such file or directory"],
+        Code::RestartFailed,
+        "the container's command does not exist in the image",
+        "see `command:` and `entrypoint:`, and whether the image was built for this host's architecture",
+    ),
+    (
         &["exec format error"],
         Code::RestartFailed,
         "the image is for another architecture",

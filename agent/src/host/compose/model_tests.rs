@@ -1,6 +1,8 @@
 //! Models: what is read, in which order services start, and which differences are named.
 
+use super::super::difference::{beyond, differences};
 use super::*;
+use deploy_proto::image::ImageRef;
 use serde_json::json;
 
 fn model(services: &Value) -> Model {

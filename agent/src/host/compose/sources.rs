@@ -9,7 +9,8 @@ use crate::host::files::{self, FilesError};
 
 use super::ComposeError;
 use super::dotenv;
-use super::locate::{Bytes, Start, Stop, clean, images, local};
+use super::locate::{Bytes, Start, Stop, images};
+use super::paths::{clean, local};
 use super::refusal::EditRefusal;
 use super::template::Scope;
 
@@ -115,12 +116,8 @@ fn found(project: &Project, dotenv: &Path, files: &Bytes) -> Result<Vec<PathBuf>
             let separator = separator.as_deref().unwrap_or(":");
             return named
                 .split(separator)
-                .map(|path| local(path, dotenv, &project.dir))
-                .collect::<Result<_, Stop>>()
-                .map_err(|stop| match stop {
-                    Stop::Refused(refusal) => refusal.into(),
-                    Stop::Need { file } => FilesError::Missing { path: file }.into(),
-                });
+                .map(|path| Ok(local(path, dotenv, &project.dir)?))
+                .collect();
         }
     }
     let first = |names: [&str; 4]| {

@@ -189,6 +189,10 @@ struct Open {
 }
 
 impl Builder {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the parser's event type is open-ended"
+    )]
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), YamlError> {
         match event {
             Event::Scalar(value, style, anchor, tag) => {
@@ -225,10 +229,6 @@ impl Builder {
                 }
                 Ok(())
             }
-            #[expect(
-                clippy::wildcard_enum_match_arm,
-                reason = "the parser's event type is open-ended"
-            )]
             _ => Ok(()),
         }
     }
@@ -342,7 +342,7 @@ mod tests {
                 .into_iter()
                 .map(|(key, value)| match &value.kind {
                     Kind::Scalar(text, ..) => format!("{key}={text}"),
-                    other => format!("{key}={other:?}"),
+                    other @ (Kind::Map(_) | Kind::Seq(_) | Kind::Alias(_)) => format!("{key}={other:?}"),
                 })
                 .collect();
             all.sort();
