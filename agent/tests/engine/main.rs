@@ -11,7 +11,9 @@
     reason = "a test fails by panicking, drives the docker command line, and prints what it measured"
 )]
 
+mod probes;
 mod pull;
 mod rooms;
 mod support;
 mod watch;
+mod watching;

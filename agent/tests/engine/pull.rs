@@ -241,6 +241,23 @@ async fn an_image_for_another_architecture_is_refused_with_both_named() {
     );
 }
 
+#[tokio::test]
+async fn what_was_damaged_on_its_way_is_not_taken() {
+    for cut in [false, true] {
+        let registry = Registry::open().await;
+        let engine = engine();
+        let image = registry.image("v1");
+        registry.publish(&image, AMD64, 100_000).await;
+        let pinned = image.with_digest(engine.remote_digest(&image).await.unwrap());
+        registry.damage(cut);
+        let begun = Instant::now();
+        let error = engine.pull(&pinned, |_, _| {}).await.unwrap_err();
+        eprintln!("damaged, cut {cut}, after {:?}: {error}", begun.elapsed());
+        assert_eq!(Problem::from(error).code, Code::ImageUnavailable);
+        assert_eq!(engine.image(&image.to_string()).await.unwrap(), None);
+    }
+}
+
 /// A registry that gives every request this answer.
 async fn registry_that_answers(answer: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use deploy_agent::deploy::verdict::ContainerState;
 use deploy_agent::host::engine::{ContainerEvent, Engine, EventKind, Logins, Ran};
+use deploy_agent::host::health::{Checks, Health, Terms};
 use futures_util::StreamExt;
 
 use super::support::{Fixture, docker, engine, eventually, service};
@@ -20,6 +21,24 @@ async fn the_engine_says_what_it_is_and_has() {
         disk.free_bytes > 0 && disk.free_bytes < disk.total_bytes,
         "{disk:?}"
     );
+}
+
+#[test]
+fn long_calls_can_run_in_tasks_of_their_own() {
+    fn sendable(_: &impl Send) {}
+    let fixture = Fixture::new();
+    let image = "registry.example/x:v1".parse().unwrap();
+    let health = Health::new(fixture.engine.clone());
+    let services = [service("web")];
+    let terms = Terms {
+        settle: Duration::ZERO,
+        wait: Duration::ZERO,
+        since: fixture.since,
+    };
+    sendable(&fixture.engine.pull(&image, |_, _| {}));
+    sendable(&fixture.engine.remote_digest(&image));
+    sendable(&health.watch(&fixture.project, &services, terms, |_, _| {}));
+    sendable(&health.snapshot(&fixture.project, &services, Checks::Now, fixture.since));
 }
 
 #[tokio::test]

@@ -177,7 +177,7 @@ pub(crate) struct Registry {
     child: Child,
     pub(crate) host: String,
     login: bool,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Registry {
@@ -222,7 +222,7 @@ impl Registry {
             child,
             host,
             login,
-            _dir: dir,
+            dir,
         };
         eventually("the registry answers", || async {
             tokio::net::TcpStream::connect(&registry.host).await.ok()
@@ -271,6 +271,22 @@ impl Registry {
         );
         let put = self.put(&url).header("content-type", MANIFEST).body(manifest);
         put.send().await.unwrap().error_for_status().unwrap();
+    }
+
+    /// Spoils the largest blob of the registry on its disk: its first byte, or everything behind the first half.
+    pub(crate) fn damage(&self, cut: bool) {
+        let script = "find . -name data -printf '%s %p\\n' | sort -n | tail -n 1 | cut -d' ' -f2-";
+        let blob = run(Command::new("sh")
+            .current_dir(self.dir.path())
+            .args(["-c", script]));
+        let blob = self.dir.path().join(blob);
+        let mut bytes = fs::read(&blob).unwrap();
+        if cut {
+            bytes.truncate(bytes.len() / 2);
+        } else {
+            bytes[0] ^= 1;
+        }
+        fs::write(&blob, bytes).unwrap();
     }
 
     async fn upload(&self, path: &str, blob: Vec<u8>) {
