@@ -1,1 +1,5 @@
 //! Acting: the only room that touches Docker and the host's files.
+
+pub mod compose;
+pub mod files;
+pub mod process;
