@@ -10,7 +10,7 @@ use deploy_proto::names::ServiceName;
 use deploy_proto::problem::{Code, Problem};
 
 use super::phase::{Action, Failure};
-use super::plan::{Facts, FileEdit, LineEdit, Plan, RunningFacts, ServiceFacts, SourceFile};
+use super::plan::{Edits, Facts, FileEdit, LineEdit, Plan, RunningFacts, ServiceFacts, SourceFile};
 use super::port::{EditFailure, Host, LogTail, Progress, Summary};
 use crate::config::Project;
 
@@ -130,7 +130,7 @@ impl Host for FakeHost {
         &self,
         _project: &Project,
         wanted: &BTreeMap<ServiceName, ImageRef>,
-    ) -> Result<Vec<FileEdit>, Failure> {
+    ) -> Result<Edits, Failure> {
         let lines = wanted
             .values()
             .map(|image| LineEdit {
@@ -139,12 +139,17 @@ impl Host for FakeHost {
                 after: image.to_string(),
             })
             .collect();
-        Ok(vec![FileEdit {
+        let file = FileEdit {
             path: FILE.into(),
             before: b"old".to_vec(),
             after: b"new".to_vec(),
             lines,
-        }])
+        };
+        Ok(Edits {
+            files: vec![file],
+            images: wanted.clone(),
+            unpinned: BTreeSet::new(),
+        })
     }
 
     async fn pull(

@@ -32,8 +32,6 @@ pub struct Plan {
     pub files: Vec<SourceFile>,
     /// The files to change, with all their bytes before and after.
     pub edits: Vec<FileEdit>,
-    /// What `docker compose config` says now, service by service, for the comparison after the edit.
-    pub fingerprints: Fingerprints,
     /// What the caller should know.
     pub warnings: Vec<String>,
 }
@@ -85,14 +83,15 @@ pub struct LineEdit {
     pub after: String,
 }
 
-/// A hash of every service's resolved configuration without its image, and of all the rest. No secret can be read
-/// from it, so it may be journaled.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fingerprints {
-    /// By service.
-    pub services: BTreeMap<ServiceName, String>,
-    /// Networks, volumes, secrets, configs, name.
-    pub rest: String,
+/// What will be written, and where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edits {
+    /// The files that change.
+    pub files: Vec<FileEdit>,
+    /// Every changing service's image as Compose will read it then.
+    pub images: BTreeMap<ServiceName, ImageRef>,
+    /// The services whose digest cannot be written, because the tag stands in a variable that serves several images.
+    pub unpinned: BTreeSet<ServiceName>,
 }
 
 /// A project on its host, as it is before a deployment.
@@ -100,8 +99,6 @@ pub struct Fingerprints {
 pub struct Facts {
     /// Every service of the resolved Compose model.
     pub services: BTreeMap<ServiceName, ServiceFacts>,
-    /// The model's fingerprints.
-    pub fingerprints: Fingerprints,
     /// Every file that the model is made of, with its bytes.
     pub files: Vec<SourceFile>,
     /// Free bytes where the Engine keeps its images.
@@ -278,12 +275,13 @@ pub fn make(
     purpose: &Purpose<'_>,
     facts: &Facts,
     wanted: &BTreeMap<ServiceName, Wanted>,
-    edits: Vec<FileEdit>,
+    edits: Edits,
 ) -> Result<Plan, Problem> {
     check_space(purpose.project, facts.free_bytes)?;
-    check_files_unmoved(facts, &edits)?;
+    check_files_unmoved(facts, &edits.files)?;
     let (changing, unchanged) = changing(wanted, facts);
-    let service_plan = |service: &ServiceName| service_plan(purpose.project, facts, wanted, service);
+    let service_plan =
+        |service: &ServiceName| service_plan(purpose.project, facts, wanted, &edits.images, service);
     let untouched = facts
         .services
         .keys()
@@ -294,7 +292,10 @@ pub fn make(
         .iter()
         .filter_map(service_plan)
         .collect();
-    let warnings = warnings(purpose.project, facts, &services);
+    let mut warnings = warnings(purpose.project, facts, &services);
+    warnings.extend(edits.unpinned.iter().map(|service| {
+        format!("{service}: its tag stands in a variable that serves several images, so the digest is recorded, not written")
+    }));
     Ok(Plan {
         project: purpose.project.name.clone(),
         from: purpose.from,
@@ -303,8 +304,7 @@ pub fn make(
         services,
         untouched,
         files: facts.files.clone(),
-        edits,
-        fingerprints: facts.fingerprints.clone(),
+        edits: edits.files,
         warnings,
     })
 }
@@ -346,6 +346,7 @@ fn service_plan(
     project: &Project,
     facts: &Facts,
     wanted: &BTreeMap<ServiceName, Wanted>,
+    images: &BTreeMap<ServiceName, ImageRef>,
     service: &ServiceName,
 ) -> Option<ServicePlan> {
     let wanted = wanted.get(service)?;
@@ -357,7 +358,7 @@ fn service_plan(
         old_digest: running.and_then(|running| running.digest.clone()),
         old_image_id: running.map(|running| running.image_id.clone()),
         new: wanted.image.clone(),
-        written: wanted.written.clone(),
+        written: images.get(service).unwrap_or(&wanted.written).clone(),
         new_image_id: wanted.image_id.clone(),
         judged_by: judged_by(project, now, service),
     })

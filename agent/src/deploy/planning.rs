@@ -10,7 +10,7 @@ use deploy_proto::release::ReleaseState;
 use jiff::Timestamp;
 
 use super::phase::Failure;
-use super::plan::{self, Facts, Plan, Purpose, SourceFile, Wanted};
+use super::plan::{self, Edits, Facts, Plan, Purpose, SourceFile, Wanted};
 use super::port::Host;
 use crate::config::Project;
 use crate::history::{History, HistoryError, Release, ReleaseImage, Request};
@@ -121,7 +121,7 @@ async fn plan_push<H: Host>(
         key: Some(asked.key.clone()),
         source: push.source.clone(),
         created_at: asked.now,
-        images: release_images(&facts, &wanted),
+        images: release_images(&facts, &wanted, &plan),
     };
     let releases = if plan.services.is_empty() {
         Vec::new()
@@ -172,7 +172,7 @@ async fn assemble<H: Host>(
         .map(|(service, wanted)| (service.clone(), wanted.written.clone()))
         .collect();
     let edits = if written.is_empty() {
-        Vec::new()
+        Edits::default()
     } else {
         host.edits(purpose.project, &written).await?
     };
@@ -262,21 +262,33 @@ fn found_release(project: &Project, facts: &Facts, now: Timestamp, number: Relea
         key: None,
         source: deploy_proto::push::Source::default(),
         created_at: now,
-        images: release_images(facts, &BTreeMap::new()),
+        images: found_images(facts),
     }
 }
 
-fn release_images(facts: &Facts, wanted: &BTreeMap<ServiceName, Wanted>) -> Vec<ReleaseImage> {
+/// What every service runs once the plan is carried out.
+fn release_images(facts: &Facts, wanted: &BTreeMap<ServiceName, Wanted>, plan: &Plan) -> Vec<ReleaseImage> {
+    let planned = |service: &ServiceName| plan.services.iter().find(|plan| &plan.service == service);
+    let changed = |image: ReleaseImage| match (planned(&image.service), wanted.get(&image.service)) {
+        (Some(plan), _) => ReleaseImage {
+            service: image.service,
+            written: plan.written.clone(),
+            image: plan.new.clone(),
+            image_id: None,
+            changed: true,
+        },
+        (None, Some(wanted)) => ReleaseImage {
+            image: wanted.image.clone(),
+            ..image
+        },
+        (None, None) => image,
+    };
+    found_images(facts).into_iter().map(changed).collect()
+}
+
+/// What every service runs now.
+fn found_images(facts: &Facts) -> Vec<ReleaseImage> {
     let image = |(service, now): (&ServiceName, &plan::ServiceFacts)| {
-        if let Some(wanted) = wanted.get(service) {
-            return Some(ReleaseImage {
-                service: service.clone(),
-                written: wanted.written.clone(),
-                image: wanted.image.clone(),
-                image_id: None,
-                changed: true,
-            });
-        }
         let written = now.image.clone()?;
         let digest = now.running.as_ref().and_then(|running| running.digest.clone());
         let image = digest.map_or_else(|| written.clone(), |digest| written.with_digest(digest));

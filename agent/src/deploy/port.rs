@@ -9,7 +9,7 @@ use deploy_proto::image::{Digest, ImageRef};
 use deploy_proto::names::ServiceName;
 
 use super::phase::Failure;
-use super::plan::{Facts, FileEdit, Plan};
+use super::plan::{Edits, Facts, Plan};
 use crate::config::Project;
 
 /// What an action did, for people: `2 images, 41 MB`.
@@ -53,7 +53,7 @@ pub trait Host: Send + Sync + 'static {
         &self,
         project: &Project,
         wanted: &BTreeMap<ServiceName, ImageRef>,
-    ) -> impl Future<Output = Result<Vec<FileEdit>, Failure>> + Send;
+    ) -> impl Future<Output = Result<Edits, Failure>> + Send;
 
     /// Pulls the plan's images that are not here yet.
     fn pull(

@@ -9,7 +9,7 @@ pub struct Sample {
     pub at: Duration,
     /// The container's state.
     pub state: ContainerState,
-    /// How often the Engine has restarted it since it was created.
+    /// How often the Engine has restarted it since the deployment began, all its containers together.
     pub restarts: u64,
     /// What its healthcheck says: the Engine's word and our own run of the same command.
     pub health: Health,
@@ -79,10 +79,8 @@ pub struct Limits {
 #[derive(Debug, Clone)]
 pub struct Judge {
     limits: Limits,
-    restarts_at_start: Option<u64>,
     well_since: Option<Duration>,
     was_well: bool,
-    last_reason: String,
 }
 
 impl Judge {
@@ -90,11 +88,18 @@ impl Judge {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            restarts_at_start: None,
             well_since: None,
             was_well: false,
-            last_reason: "not looked at yet".to_owned(),
         }
+    }
+
+    /// How long from then on the verdict stays the same unless something happens: until `settle` or `wait` is over.
+    pub fn steady_for(&self, at: Duration) -> Duration {
+        let end = match self.well_since {
+            Some(since) => since.saturating_add(self.limits.settle),
+            None => self.limits.wait,
+        };
+        end.saturating_sub(at)
     }
 
     /// Takes one sample in, and says what all of them so far amount to.
@@ -102,8 +107,7 @@ impl Judge {
     /// A crash, a restart, an exit that should not be and an Engine's `unhealthy` are sick at once. A check that does
     /// not pass yet is waited for until `wait` is over; one that passed and fails again starts `settle` anew.
     pub fn see(&mut self, sample: &Sample) -> Verdict {
-        let restarts_before = *self.restarts_at_start.get_or_insert(sample.restarts);
-        match condition(sample, restarts_before) {
+        match condition(sample) {
             Condition::Sick(reason) => Verdict::Sick(reason),
             Condition::Done => Verdict::Healthy,
             Condition::Well => {
@@ -128,7 +132,6 @@ impl Judge {
             }
             Condition::NotYet(reason) => {
                 self.well_since = None;
-                self.last_reason.clone_from(&reason);
                 if sample.at < self.limits.wait {
                     return Verdict::Wait(reason);
                 }
@@ -154,7 +157,7 @@ enum Condition {
     Sick(String),
 }
 
-fn condition(sample: &Sample, restarts_before: u64) -> Condition {
+fn condition(sample: &Sample) -> Condition {
     match &sample.state {
         ContainerState::Missing => Condition::NotYet("it has no container".to_owned()),
         ContainerState::Created => Condition::NotYet("its container is not started".to_owned()),
@@ -169,9 +172,9 @@ fn condition(sample: &Sample, restarts_before: u64) -> Condition {
         ContainerState::Exited { exit_code, .. } => {
             Condition::Sick(format!("it exited with code {exit_code}"))
         }
-        ContainerState::Running if sample.restarts > restarts_before => Condition::Sick(format!(
-            "it crashed and was restarted by the Engine ({} times)",
-            sample.restarts - restarts_before
+        ContainerState::Running if sample.restarts > 0 => Condition::Sick(format!(
+            "it crashed and was restarted by the Engine ({})",
+            times(sample.restarts)
         )),
         ContainerState::Running => running(sample),
     }
@@ -183,6 +186,13 @@ fn running(sample: &Sample) -> Condition {
         (Health::Failing(why), _) => Condition::NotYet(format!("its healthcheck does not pass: {why}")),
         (Health::None | Health::Passing, Some(Err(why))) => Condition::NotYet(why.clone()),
         (Health::None | Health::Passing, Some(Ok(())) | None) => Condition::Well,
+    }
+}
+
+fn times(count: u64) -> String {
+    match count {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
     }
 }
 
@@ -267,6 +277,31 @@ mod tests {
             let first = sample(0, ContainerState::Running, Health::None);
             assert!(matches!(last(&[first, bad.clone()]), Verdict::Sick(_)), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_crash_before_the_first_look_counts() {
+        let mut first = sample(0, ContainerState::Running, Health::None);
+        first.restarts = 1;
+        assert_eq!(
+            last(&[first]),
+            Verdict::Sick("it crashed and was restarted by the Engine (once)".to_owned())
+        );
+    }
+
+    #[test]
+    fn the_verdict_holds_until_settle_or_wait_is_over() {
+        let mut judge = Judge::new(LIMITS);
+        let ms = Duration::from_millis;
+        judge.see(&sample(
+            100,
+            ContainerState::Running,
+            Health::Failing("no".into()),
+        ));
+        assert_eq!(judge.steady_for(ms(100)), ms(9_900));
+        judge.see(&sample(300, ContainerState::Running, Health::Passing));
+        assert_eq!(judge.steady_for(ms(800)), ms(1_500));
+        assert_eq!(judge.steady_for(ms(60_000)), Duration::ZERO);
     }
 
     #[test]

@@ -2,4 +2,6 @@
 
 pub mod compose;
 pub mod files;
+pub mod engine;
+pub mod health;
 pub mod process;

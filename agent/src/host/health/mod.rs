@@ -1,0 +1,88 @@
+//! Whether services are well: what the Engine says of their containers, their own healthchecks run by us, and probes
+//! from outside. It looks and reports; the verdict is `deploy::verdict`'s, and nothing is started or stopped here.
+
+mod container;
+mod http;
+mod probe;
+mod snapshot;
+mod tcp;
+mod watch;
+mod words;
+
+use std::time::Duration;
+
+use deploy_proto::names::ServiceName;
+use deploy_proto::problem::{Code, Problem};
+use jiff::Timestamp;
+
+pub use snapshot::{Checks, ServiceSnapshot};
+
+use super::engine::{self, Engine};
+
+/// How long an Engine that stopped answering is waited for during a watch: longer than its own restart takes.
+pub const ENGINE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks at services.
+#[derive(Debug, Clone)]
+pub struct Health {
+    engine: Engine,
+    http: http::Http,
+}
+
+/// What a watch goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// How long each service must stay well.
+    pub settle: Duration,
+    /// By when each must have become well.
+    pub wait: Duration,
+    /// When the deployment began to replace containers, by the host's clock. A restart of a container that was created
+    /// since then is a crash, even one before the first look; older containers may have restarted before.
+    pub since: Timestamp,
+}
+
+/// A service that is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WellService {
+    /// The service.
+    pub service: ServiceName,
+    /// How that is known: `healthcheck passes, GET http://... gave 200 in 3 ms; steady for 7s`.
+    pub in_words: String,
+}
+
+/// Why a watch did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// A service is sick.
+    #[error("keep {service} healthy: {reason}")]
+    Sick {
+        /// The service, the first one that was.
+        service: ServiceName,
+        /// Why, in words: `it exited with code 3 and is being restarted`.
+        reason: String,
+    },
+    /// The Engine could not be asked, for [`ENGINE_PATIENCE`] or for good.
+    #[error("watch the containers")]
+    Engine(#[source] engine::Error),
+}
+
+impl From<WatchError> for Problem {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::Sick { service, reason } => {
+                Self::new(Code::Unhealthy, format!("{service}: {reason}"))
+            }
+            WatchError::Engine(source) => source.into(),
+        }
+    }
+}
+
+impl Health {
+    /// Health by this Engine. Cheap: HTTP clients are made when a probe first needs one.
+    pub fn new(engine: Engine) -> Self {
+        Self {
+            engine,
+            http: http::Http::default(),
+        }
+    }
+}

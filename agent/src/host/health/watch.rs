@@ -1,0 +1,344 @@
+//! Watching services until all are well or one is sick: woken by the Engine's events, never by its healthcheck
+//! schedule.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use deploy_proto::names::{ProjectName, ServiceName};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::container::{OwnChecks, Restarts, by_engine, worse, worst_state};
+use super::{ENGINE_PATIENCE, Health, Terms, WatchError, WellService, probe};
+use crate::config::Project;
+use crate::deploy::verdict::{self, ContainerState, Judge, Limits, Sample, Verdict, seconds};
+use crate::host::engine::{Container, Engine, Error, EventKind};
+
+/// The pause after the first look; it doubles with each look.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause between two looks.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest time that a look's checks get, however little is left of `wait`.
+const CHECKS_AT_LEAST: Duration = Duration::from_secs(1);
+/// The pause before the Engine's events are asked for again.
+const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(200);
+
+impl Health {
+    /// Watches services, all at the same time, until each has been well for `settle`, or one is sick.
+    ///
+    /// The first look is at once; with `settle` zero and all well it is the only one. Healthchecks that the Engine has
+    /// no verdict of and probes are run by us with every look. A service that became well is watched for crashes until
+    /// all are. `on_seen` is told what is seen of a service whenever that changes.
+    ///
+    /// # Errors
+    /// [`WatchError::Sick`] with the first service that is, at once.
+    pub async fn watch(
+        &self,
+        project: &Project,
+        services: &[ServiceName],
+        terms: Terms,
+        on_seen: impl Fn(&ServiceName, &str) + Sync,
+    ) -> Result<Vec<WellService>, WatchError> {
+        if services.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wakes: BTreeMap<&ServiceName, Wake> =
+            services.iter().map(|name| (name, Wake::default())).collect();
+        let well = WellSoFar::default();
+        let begun = Instant::now();
+        let mut watching: FuturesUnordered<_> = wakes
+            .iter()
+            .map(|(service, wake)| {
+                let mut watch = Watch::new(self, project, service, wake, terms, begun);
+                let (on_seen, well, wanted) = (&on_seen, &well, wakes.len());
+                async move {
+                    let words = watch.until_well(on_seen).await?;
+                    well.add(service, words, wanted);
+                    watch.until_sick().await
+                }
+            })
+            .collect();
+        tokio::select! {
+            biased;
+            Some(end) = watching.next() => match end {
+                Ok(never) => match never {},
+                Err(error) => return Err(error),
+            },
+            () = well.all.notified() => {}
+            never = listen(&self.engine, &project.name, terms, &wakes) => match never {},
+        }
+        drop(watching);
+        let mut well = well.words.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(services
+            .iter()
+            .filter_map(|service| well.remove_entry(service))
+            .map(|(service, in_words)| WellService { service, in_words })
+            .collect())
+    }
+}
+
+/// The services that became well, and how that is known.
+#[derive(Default)]
+struct WellSoFar {
+    words: Mutex<BTreeMap<ServiceName, String>>,
+    all: Notify,
+}
+
+impl WellSoFar {
+    fn add(&self, service: &ServiceName, words: String, wanted: usize) {
+        let mut all = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(service.clone(), words);
+        if all.len() == wanted {
+            self.all.notify_one();
+        }
+    }
+}
+
+/// What an event of the Engine does to the watch of a service. Each keeps one call for whoever comes to wait.
+#[derive(Default)]
+struct Wake {
+    /// Something happened: look now.
+    changed: Notify,
+    /// A process ended: leave the checks that are being made, and look.
+    died: Notify,
+}
+
+/// Follows the Engine's events and wakes the watches. An Engine that is away is asked again; the watches notice by
+/// themselves.
+async fn listen(
+    engine: &Engine,
+    project: &ProjectName,
+    terms: Terms,
+    wakes: &BTreeMap<&ServiceName, Wake>,
+) -> Infallible {
+    loop {
+        // From the deployment's beginning on, and again after a break: a look too many costs little.
+        if let Ok(mut events) = engine.events(project, terms.since).await {
+            while let Some(Ok(event)) = events.next().await {
+                let Some(wake) = wakes.get(&event.service) else {
+                    continue;
+                };
+                match event.kind {
+                    EventKind::Died { .. } | EventKind::OutOfMemory => wake.died.notify_one(),
+                    EventKind::Started | EventKind::Health { .. } => {}
+                }
+                wake.changed.notify_one();
+            }
+        }
+        sleep(RESUBSCRIBE_PAUSE).await;
+    }
+}
+
+/// The watch of one service.
+struct Watch<'a> {
+    health: &'a Health,
+    project: &'a Project,
+    service: &'a ServiceName,
+    wake: &'a Wake,
+    terms: Terms,
+    begun: Instant,
+    judge: Judge,
+    restarts: Restarts,
+    own: OwnChecks,
+    /// When the Engine last answered.
+    answered: Instant,
+}
+
+/// What one look saw.
+struct Look {
+    sample: Sample,
+    /// What passes, in words.
+    passing: Vec<String>,
+    out_of_memory: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn new(
+        health: &'a Health,
+        project: &'a Project,
+        service: &'a ServiceName,
+        wake: &'a Wake,
+        terms: Terms,
+        begun: Instant,
+    ) -> Self {
+        Self {
+            health,
+            project,
+            service,
+            wake,
+            terms,
+            begun,
+            judge: Judge::new(Limits {
+                settle: terms.settle,
+                wait: terms.wait,
+            }),
+            restarts: Restarts::since(terms.since),
+            own: OwnChecks::default(),
+            answered: begun,
+        }
+    }
+
+    /// Looks until the service was well for `settle`; then says how that is known.
+    async fn until_well(&mut self, on_seen: impl Fn(&ServiceName, &str)) -> Result<String, WatchError> {
+        let mut pause = FIRST_PAUSE;
+        let mut shown = String::new();
+        loop {
+            let seen = match self.look().await {
+                Ok(look) => match self.judge.see(&look.sample) {
+                    Verdict::Healthy => return Ok(self.well(&look)),
+                    Verdict::Sick(reason) => return Err(self.sick(&look, &reason)),
+                    Verdict::Wait(words) => words,
+                },
+                Err(error) => self.be_patient(error)?,
+            };
+            if seen != shown {
+                on_seen(self.service, &seen);
+                shown = seen;
+            }
+            let steady_for = self.judge.steady_for(self.begun.elapsed());
+            tokio::select! {
+                () = self.wake.changed.notified() => pause = FIRST_PAUSE,
+                () = sleep(pause.min(steady_for)) => pause = (pause * 2).min(LAST_PAUSE),
+            }
+        }
+    }
+
+    /// Waits, after it became well, for it to crash or become unhealthy; the other services may take longer.
+    async fn until_sick(&mut self) -> Result<Infallible, WatchError> {
+        loop {
+            self.wake.changed.notified().await;
+            match self.look_at_containers().await {
+                Ok((containers, mut look)) => {
+                    look.sample.health = containers
+                        .iter()
+                        .map(|container| by_engine(container).unwrap_or(verdict::Health::Passing))
+                        .fold(verdict::Health::None, worse);
+                    look.sample.probes = self.has_probes().then_some(Ok(()));
+                    if let Verdict::Sick(reason) = self.judge.see(&look.sample) {
+                        return Err(self.sick(&look, &reason));
+                    }
+                }
+                Err(error) => {
+                    self.be_patient(error)?;
+                    sleep(RESUBSCRIBE_PAUSE).await;
+                    self.wake.changed.notify_one();
+                }
+            }
+        }
+    }
+
+    /// One look with all checks. A container that dies meanwhile is looked at again, its checks are left.
+    async fn look(&mut self) -> Result<Look, Error> {
+        loop {
+            let (containers, mut look) = self.look_at_containers().await?;
+            if look.sample.state != ContainerState::Running || look.sample.restarts > 0 {
+                look.sample.probes = self.has_probes().then(|| Err("it does not run".to_owned()));
+                look.sample.health = containers
+                    .iter()
+                    .filter_map(by_engine)
+                    .fold(verdict::Health::None, worse);
+                return Ok(look);
+            }
+            let wake = self.wake;
+            tokio::select! {
+                biased;
+                () = wake.died.notified() => {}
+                () = self.check(&containers, &mut look) => return Ok(look),
+            }
+        }
+    }
+
+    async fn look_at_containers(&mut self) -> Result<(Vec<Container>, Look), Error> {
+        let engine = &self.health.engine;
+        let containers = engine
+            .service_containers(&self.project.name, self.service)
+            .await?;
+        self.answered = Instant::now();
+        let sample = Sample {
+            at: self.begun.elapsed(),
+            state: worst_state(&containers),
+            restarts: self.restarts.count(&containers),
+            health: verdict::Health::None,
+            probes: None,
+        };
+        let look = Look {
+            sample,
+            passing: Vec::new(),
+            out_of_memory: containers.iter().any(|container| container.out_of_memory),
+        };
+        Ok((containers, look))
+    }
+
+    /// Runs the healthchecks and the probes at the same time.
+    async fn check(&mut self, containers: &[Container], look: &mut Look) {
+        let left = self
+            .terms
+            .wait
+            .saturating_sub(self.begun.elapsed())
+            .max(CHECKS_AT_LEAST);
+        let health = self.own.health(&self.health.engine, containers, left);
+        let probes = timeout(
+            left,
+            probe::run_all(&self.health.http, self.project, self.service),
+        );
+        let (health, probes) = tokio::join!(health, probes);
+        if health == verdict::Health::Passing {
+            look.passing.push("healthcheck passes".to_owned());
+        }
+        look.sample.health = health;
+        look.sample.probes = match probes {
+            Ok(None) => None,
+            Ok(Some(Ok(words))) => {
+                look.passing.extend(words);
+                Some(Ok(()))
+            }
+            Ok(Some(Err(why))) => Some(Err(why)),
+            Err(_) => Some(Err("its probes did not end in time".to_owned())),
+        };
+        look.sample.at = self.begun.elapsed();
+    }
+
+    fn has_probes(&self) -> bool {
+        self.project
+            .probes
+            .iter()
+            .any(|probe| probe.service == *self.service)
+    }
+
+    fn well(&self, look: &Look) -> String {
+        let mut words = match (&look.sample.state, look.passing.is_empty()) {
+            (ContainerState::Exited { .. }, _) => return "did its work and exited with code 0".to_owned(),
+            (_, true) => "runs".to_owned(),
+            (_, false) => look.passing.join(", "),
+        };
+        if !self.terms.settle.is_zero() {
+            words.push_str(&format!("; steady for {}", seconds(self.terms.settle)));
+        }
+        words
+    }
+
+    fn sick(&self, look: &Look, reason: &str) -> WatchError {
+        let memory = if look.out_of_memory {
+            " (it ran out of memory)"
+        } else {
+            ""
+        };
+        WatchError::Sick {
+            service: self.service.clone(),
+            reason: format!("{reason}{memory}"),
+        }
+    }
+
+    /// What is shown while the Engine is away; the error when it is away for too long, or cannot be understood.
+    fn be_patient(&self, error: Error) -> Result<String, WatchError> {
+        if error.is_outage() && self.answered.elapsed() < ENGINE_PATIENCE {
+            Ok("the Docker Engine does not answer; asking again".to_owned())
+        } else {
+            Err(WatchError::Engine(error))
+        }
+    }
+}
