@@ -5,6 +5,7 @@
 //! and on the host's files). `history` is the journal and the releases; `config` is read before a port is bound; `app`
 //! puts them together, `serve` runs them.
 
+pub mod command;
 pub mod config;
 pub mod deploy;
 pub mod history;
