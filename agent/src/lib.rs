@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod app;
+pub mod command;
 pub mod config;
 pub mod deploy;
 pub mod history;

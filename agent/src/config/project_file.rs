@@ -54,6 +54,26 @@ struct Limits {
     shown: &'static str,
 }
 
+impl Project {
+    /// A project of which only the folder and the files are known; nothing may be deployed in it.
+    pub fn with_defaults(name: ProjectName, dir: PathBuf, files: Vec<PathBuf>) -> Self {
+        Self {
+            name,
+            dir,
+            files,
+            images: Vec::new(),
+            allow_latest: false,
+            pin: Pin::Digest,
+            order: Order::OneByOne,
+            wait: WAIT,
+            settle: SETTLE,
+            keep: KEEP,
+            min_free_bytes: MIN_FREE_BYTES,
+            probes: Vec::new(),
+        }
+    }
+}
+
 /// Reads a project; `None` when it has a mistake that leaves nothing to work with. The document has every mistake.
 pub(super) fn project(document: &Document<'_>, name: ProjectName) -> Option<Project> {
     let table = document.root(&[
@@ -87,27 +107,20 @@ pub(super) fn project(document: &Document<'_>, name: ProjectName) -> Option<Proj
     let images = images(&table);
     let files = files(&table, dir.as_deref());
     let probes = probes(&table);
-    Some(Project {
-        name,
-        pin: table
-            .word("pin", &[("digest", Pin::Digest), ("tag", Pin::Tag)])
-            .unwrap_or(Pin::Digest),
-        order: table
-            .word(
-                "order",
-                &[("together", Order::Together), ("one-by-one", Order::OneByOne)],
-            )
-            .unwrap_or(Order::OneByOne),
-        allow_latest: table.boolean("allow_latest").unwrap_or(false),
-        wait: duration(&table, "wait", &WAIT_LIMITS).unwrap_or(WAIT),
-        settle: duration(&table, "settle", &SETTLE_LIMITS).unwrap_or(SETTLE),
-        keep: keep(&table).unwrap_or(KEEP),
-        min_free_bytes: min_free(&table).unwrap_or(MIN_FREE_BYTES),
-        probes,
-        files,
-        images: images?,
-        dir: dir?,
-    })
+    let mut project = Project::with_defaults(name, dir.clone().unwrap_or_default(), files);
+    project.probes = probes;
+    project.pin = table
+        .word("pin", &[("digest", Pin::Digest), ("tag", Pin::Tag)])
+        .unwrap_or(project.pin);
+    let orders = [("together", Order::Together), ("one-by-one", Order::OneByOne)];
+    project.order = table.word("order", &orders).unwrap_or(project.order);
+    project.allow_latest = table.boolean("allow_latest").unwrap_or(project.allow_latest);
+    project.wait = duration(&table, "wait", &WAIT_LIMITS).unwrap_or(project.wait);
+    project.settle = duration(&table, "settle", &SETTLE_LIMITS).unwrap_or(project.settle);
+    project.keep = keep(&table).unwrap_or(project.keep);
+    project.min_free_bytes = min_free(&table).unwrap_or(project.min_free_bytes);
+    (project.images, project.dir) = (images?, dir?);
+    Some(project)
 }
 
 /// The folder, with every symbolic link resolved: Compose names a project that is reached through a link after the
