@@ -319,10 +319,7 @@ mod tests {
             release_or_version("41"),
             Ok(RollbackTarget::Release(ReleaseNumber(41)))
         );
-        assert!(matches!(
-            release_or_version("v1"),
-            Ok(RollbackTarget::Version(_))
-        ));
+        assert!(matches!(release_or_version("v1"), Ok(RollbackTarget::Version(_))));
         assert!(release_or_version("a b").is_err());
     }
 }

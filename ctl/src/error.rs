@@ -13,10 +13,7 @@ use crate::target::TargetError;
 pub(crate) enum Error {
     /// The arguments do not say what to do.
     #[error("{what}")]
-    Usage {
-        what: String,
-        hint: Option<String>,
-    },
+    Usage { what: String, hint: Option<String> },
     #[error(transparent)]
     Target(#[from] TargetError),
     #[error(transparent)]

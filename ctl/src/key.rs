@@ -55,7 +55,9 @@ impl KeyError {
                     "give --key-file PATH, set DEPLOYCTL_KEY, or make {} with: deployctl keygen",
                     path.display()
                 ),
-                None => "give --key-file PATH or set DEPLOYCTL_KEY; make a key with: deployctl keygen".to_owned(),
+                None => {
+                    "give --key-file PATH or set DEPLOYCTL_KEY; make a key with: deployctl keygen".to_owned()
+                }
             }),
             Self::Exposed { path, .. } => Some(format!("chmod 600 {}", path.display())),
             Self::Exists { path } => Some(format!(
@@ -112,14 +114,13 @@ fn read(path: &Path) -> Result<PrivateKey, KeyError> {
 
 /// Writes a new key for its owner only (mode 0600). The file must not exist.
 pub(crate) fn write_new(path: &Path, key: &PrivateKey) -> Result<(), KeyError> {
-    let failed = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::AlreadyExists => KeyError::Exists {
-            path: path.to_owned(),
-        },
-        _ => KeyError::Write {
-            path: path.to_owned(),
-            source,
-        },
+    let failed = |source: std::io::Error| {
+        let path = path.to_owned();
+        if source.kind() == std::io::ErrorKind::AlreadyExists {
+            KeyError::Exists { path }
+        } else {
+            KeyError::Write { path, source }
+        }
     };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::DirBuilder::new()
@@ -163,7 +164,10 @@ mod tests {
         let path = folder.path().join("deep/key.pem");
         let key = key();
         write_new(&path, &key).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         let caller = Caller::default();
         assert_eq!(
             load(Some(&path), &caller).unwrap().public().to_string(),

@@ -106,8 +106,9 @@ impl Report {
 
     /// Whether every host runs already what was asked for.
     pub(crate) fn is_unchanged(&self) -> bool {
-        self.hosts
-            .iter()
-            .all(|host| host.outcome().is_some_and(|outcome| outcome.result == Ending::Unchanged))
+        self.hosts.iter().all(|host| {
+            host.outcome()
+                .is_some_and(|outcome| outcome.result == Ending::Unchanged)
+        })
     }
 }

@@ -20,6 +20,8 @@ pub(crate) enum ClientError {
     Tls(#[source] rustls::Error),
     #[error("failed to set up the HTTP client")]
     Http(#[source] reqwest::Error),
+    #[error("this machine has no certificates to trust, and no pin is given")]
+    Roots(#[source] reqwest::Error),
     #[error("failed to sign the request")]
     Sign(#[source] SignError),
     #[error("failed to draw a deployment id")]
@@ -112,6 +114,7 @@ impl ClientError {
         match self {
             Self::Tls(_)
             | Self::Http(_)
+            | Self::Roots(_)
             | Self::Sign(_)
             | Self::Randomness
             | Self::Unreachable { .. }
@@ -134,6 +137,7 @@ impl ClientError {
             Self::Answered { problem, .. } => problem.code == Code::ShuttingDown,
             Self::Tls(_)
             | Self::Http(_)
+            | Self::Roots(_)
             | Self::Sign(_)
             | Self::Randomness
             | Self::WrongPin { .. }
@@ -148,7 +152,8 @@ impl ClientError {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Tls(_) | Self::Http(_) | Self::Sign(_) | Self::Randomness => ExitCode::Unexpected,
-            Self::Unreachable { .. }
+            Self::Roots(_)
+            | Self::Unreachable { .. }
             | Self::WrongPin { .. }
             | Self::Untrusted { .. }
             | Self::Lost { .. }
@@ -166,7 +171,7 @@ impl ClientError {
             Self::Tls(_) | Self::Http(_) | Self::Sign(_) | Self::Randomness => "client",
             Self::Unreachable { .. } => "unreachable",
             Self::WrongPin { .. } => "wrong_pin",
-            Self::Untrusted { .. } => "untrusted",
+            Self::Untrusted { .. } | Self::Roots(_) => "untrusted",
             Self::Lost { .. } => "connection_lost",
             Self::Silent { .. } => "no_answer",
             Self::Answered { problem, .. } => problem.code.as_str(),
@@ -191,7 +196,7 @@ impl ClientError {
                     expected.join(", ")
                 ))
             }
-            Self::Untrusted { .. } => Some(
+            Self::Untrusted { .. } | Self::Roots(_) => Some(
                 "print the agent's pin on the host with `deploy-agent pin`, then give it as --pin, DEPLOYCTL_PIN or \
                  pin = \"...\" in deploy.toml"
                     .to_owned(),

@@ -120,11 +120,7 @@ impl Following<'_> {
         }
     }
 
-    fn event(
-        &mut self,
-        data: &str,
-        see: &mut dyn FnMut(Seen<'_>),
-    ) -> Result<Option<Outcome>, ClientError> {
+    fn event(&mut self, data: &str, see: &mut dyn FnMut(Seen<'_>)) -> Result<Option<Outcome>, ClientError> {
         let event: Event = match serde_json::from_str(data) {
             Ok(event) => event,
             Err(_) if is_of_a_newer_agent(data) => return Ok(None),

@@ -6,9 +6,9 @@ pub(crate) mod deliver;
 pub(crate) mod error;
 pub(crate) mod follow;
 mod sse;
-mod tls;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::time::Duration;
 
@@ -100,7 +100,10 @@ impl<'a> Agent<'a> {
             pins,
             key,
             surroundings,
-            http: builder.build().map_err(ClientError::Http)?,
+            http: builder.build().map_err(|source| match pins {
+                [] => ClientError::Roots(source),
+                [..] => ClientError::Http(source),
+            })?,
         })
     }
 
@@ -174,7 +177,10 @@ impl<'a> Agent<'a> {
     async fn open(&self, request: &Request<'_>) -> Result<Response, ClientError> {
         let send = self
             .http
-            .request(request.method.clone(), self.host.url.join(request.path, request.query))
+            .request(
+                request.method.clone(),
+                self.host.url.join(request.path, request.query),
+            )
             .headers(self.headers(request)?)
             .body(request.body.to_vec())
             .send();
@@ -199,8 +205,8 @@ impl<'a> Agent<'a> {
             body: request.body,
         };
         let now = (self.surroundings.now)().as_second();
-        let signed = sign_request(self.key, &parts, now, self.surroundings.rng.as_ref())
-            .map_err(ClientError::Sign)?;
+        let signed =
+            sign_request(self.key, &parts, now, self.surroundings.rng.as_ref()).map_err(ClientError::Sign)?;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
         for (name, text) in [
@@ -294,5 +300,7 @@ impl Log<'_> {
 
 /// Reads the `Date` of an answer (RFC 9110 section 5.6.7).
 fn http_date(text: &str) -> Option<Timestamp> {
-    jiff::fmt::rfc2822::parse(text).ok().map(|zoned| zoned.timestamp())
+    jiff::fmt::rfc2822::parse(text)
+        .ok()
+        .map(|zoned| zoned.timestamp())
 }

@@ -100,8 +100,13 @@ mod tests {
     #[test]
     fn line_ends_may_be_lf_cr_or_both_and_a_mark_may_begin_the_stream() {
         for end in ["\n", "\r", "\r\n"] {
-            let stream = format!("\u{feff}id: 7{end}event: x{end}retry: 5{end}data: a{end}{end}data: b{end}{end}");
-            assert_eq!(whole(&stream), [message(Some("7"), "a"), message(None, "b")], "{end:?}");
+            let stream =
+                format!("\u{feff}id: 7{end}event: x{end}retry: 5{end}data: a{end}{end}data: b{end}{end}");
+            assert_eq!(
+                whole(&stream),
+                [message(Some("7"), "a"), message(None, "b")],
+                "{end:?}"
+            );
         }
     }
 

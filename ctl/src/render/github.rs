@@ -50,7 +50,10 @@ mod tests {
 
     #[test]
     fn texts_cannot_break_out_of_a_command() {
-        assert_eq!(error("a: b, c", "100%\n::set-output"), "::error title=a%3A b%2C c::100%25%0A::set-output");
+        assert_eq!(
+            error("a: b, c", "100%\n::set-output"),
+            "::error title=a%3A b%2C c::100%25%0A::set-output"
+        );
         assert_eq!(group("web-1\n::x"), "::group::web-1%0A::x");
     }
 

@@ -81,11 +81,7 @@ pub(crate) fn size(bytes: u64) -> String {
         0..1_000 => format!("{bytes} B"),
         1_000..1_000_000 => format!("{} kB", bytes / 1_000),
         1_000_000..1_000_000_000 => format!("{} MB", bytes / 1_000_000),
-        _ => format!(
-            "{}.{} GB",
-            bytes / 1_000_000_000,
-            bytes / 100_000_000 % 10
-        ),
+        _ => format!("{}.{} GB", bytes / 1_000_000_000, bytes / 100_000_000 % 10),
     }
 }
 
@@ -136,7 +132,10 @@ mod tests {
     #[test]
     fn what_a_terminal_would_obey_is_escaped() {
         assert_eq!(clean("a\tb é ✔"), "a\tb é ✔");
-        assert_eq!(clean("\u{1b}[2J\r\n\u{7f}\u{9b}31m"), "\\u{1b}[2J\\r\\n\\u{7f}\\u{9b}31m");
+        assert_eq!(
+            clean("\u{1b}[2J\r\n\u{7f}\u{9b}31m"),
+            "\\u{1b}[2J\\r\\n\\u{7f}\\u{9b}31m"
+        );
         assert_eq!(clean("\u{202e}exe"), "\\u{202e}exe");
     }
 
@@ -153,10 +152,16 @@ mod tests {
         ] {
             assert_eq!(took(Duration::from_millis(millis)), text);
         }
-        assert_eq!([size(12), size(41_900_000), size(2_340_000_000)], ["12 B", "41 MB", "2.3 GB"]);
+        assert_eq!(
+            [size(12), size(41_900_000), size(2_340_000_000)],
+            ["12 B", "41 MB", "2.3 GB"]
+        );
         let now = Timestamp::from_second(1_000_000).unwrap();
         let back = |seconds: i64| ago(Timestamp::from_second(1_000_000 - seconds).unwrap(), now);
-        assert_eq!([back(1), back(60), back(7_300), back(90_000)], ["just now", "1 minute ago", "2 hours ago", "1 day ago"]);
+        assert_eq!(
+            [back(1), back(60), back(7_300), back(90_000)],
+            ["just now", "1 minute ago", "2 hours ago", "1 day ago"]
+        );
     }
 
     #[test]

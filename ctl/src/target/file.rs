@@ -145,7 +145,11 @@ impl Walk<'_> {
         let place = format!("[environment.{name}]");
         let mut has_hosts = false;
         let before = self.mistakes.len();
-        for (key, value) in self.table(&place, value, "write [environment.NAME] and under it hosts = [...]") {
+        for (key, value) in self.table(
+            &place,
+            value,
+            "write [environment.NAME] and under it hosts = [...]",
+        ) {
             match key.get_ref().as_ref() {
                 "hosts" => {
                     has_hosts = true;
@@ -276,12 +280,7 @@ impl Walk<'_> {
         name: &str,
         value: &'v Value<'t>,
         hint: &str,
-    ) -> impl Iterator<
-        Item = (
-            &'v Spanned<std::borrow::Cow<'t, str>>,
-            &'v Value<'t>,
-        ),
-    > + use<'v, 't> {
+    ) -> impl Iterator<Item = (&'v Spanned<std::borrow::Cow<'t, str>>, &'v Value<'t>)> + use<'v, 't> {
         let table = value.get_ref().as_table();
         if table.is_none() {
             let what = format!("{name} must be a table, not {}", kind(value));
@@ -351,11 +350,7 @@ hosts = "https://stage"
         assert_eq!(file.images.len(), 2);
         let production = file.environments.get("production").unwrap();
         assert_eq!(
-            (
-                production.hosts.len(),
-                production.pins.len(),
-                production.confirm
-            ),
+            (production.hosts.len(), production.pins.len(), production.confirm),
             (2, 1, true)
         );
         assert_eq!(file.environments.get("staging").unwrap().hosts.len(), 1);

@@ -142,14 +142,26 @@ mod tests {
             assert_eq!(text.parse::<HostUrl>().unwrap().authority(), authority);
         }
         for (text, hint) in [
-            ("web-1:8443", "write https://HOST:PORT, for instance https://web-1:8443"),
+            (
+                "web-1:8443",
+                "write https://HOST:PORT, for instance https://web-1:8443",
+            ),
             ("http://web-1:8443", "agents speak TLS only: https://web-1:8443"),
             ("https://web-1/shop", "write only https://web-1"),
             ("https://user:pw@web-1", "write only https://web-1"),
             ("https://web-1/?a", "write only https://web-1"),
-            ("ftp://web-1", "write https://HOST:PORT, for instance https://web-1.example.com:8443"),
-            ("https://", "write https://HOST:PORT, for instance https://web-1.example.com:8443"),
-            ("", "write https://HOST:PORT, for instance https://web-1.example.com:8443"),
+            (
+                "ftp://web-1",
+                "write https://HOST:PORT, for instance https://web-1.example.com:8443",
+            ),
+            (
+                "https://",
+                "write https://HOST:PORT, for instance https://web-1.example.com:8443",
+            ),
+            (
+                "",
+                "write https://HOST:PORT, for instance https://web-1.example.com:8443",
+            ),
         ] {
             assert_eq!(text.parse::<HostUrl>().unwrap_err().hint(), hint, "{text}");
         }
@@ -161,8 +173,14 @@ mod tests {
             let urls: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
             Host::name_all(&urls).into_iter().map(|host| host.name).collect()
         };
-        assert_eq!(named(&["https://web-1.a.com:8443", "https://web-2.a.com:8443"]), ["web-1", "web-2"]);
-        assert_eq!(named(&["https://web.a.com", "https://web.b.com"]), ["web.a.com", "web.b.com"]);
+        assert_eq!(
+            named(&["https://web-1.a.com:8443", "https://web-2.a.com:8443"]),
+            ["web-1", "web-2"]
+        );
+        assert_eq!(
+            named(&["https://web.a.com", "https://web.b.com"]),
+            ["web.a.com", "web.b.com"]
+        );
         assert_eq!(named(&["https://10.0.0.1:8443"]), ["10.0.0.1:8443"]);
         assert_eq!(named(&["https://localhost:8443"]), ["localhost:8443"]);
     }

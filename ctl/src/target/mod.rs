@@ -106,23 +106,24 @@ impl Target {
             settings.map(|settings| &settings.pins),
             file.as_ref().map(|file| &file.pins),
         ];
+        let pins = pins
+            .into_iter()
+            .flatten()
+            .find(|pins| !pins.is_empty())
+            .cloned()
+            .unwrap_or_default();
+        let projects = [
+            globals.project.as_ref(),
+            settings.and_then(|settings| settings.project.as_ref()),
+            file.as_ref().and_then(|file| file.project.as_ref()),
+        ];
         Ok(Self {
-            project: globals
-                .project
-                .as_ref()
-                .or_else(|| settings.and_then(|settings| settings.project.as_ref()))
-                .or_else(|| file.as_ref().and_then(|file| file.project.as_ref()))
-                .cloned(),
-            pins: pins
-                .into_iter()
-                .flatten()
-                .find(|pins| !pins.is_empty())
-                .cloned()
-                .unwrap_or_default(),
-            confirm: settings.is_some_and(|settings| settings.confirm),
+            project: projects.into_iter().flatten().next().cloned(),
             environment: name.cloned(),
             hosts,
-            images: file.map(|file| file.images).unwrap_or_default(),
+            pins,
+            confirm: settings.is_some_and(|settings| settings.confirm),
+            images: file.as_ref().map(|file| file.images.clone()).unwrap_or_default(),
         })
     }
 
@@ -252,12 +253,10 @@ fn choose_hosts(
     for text in &globals.hosts {
         let url = match listed.iter().find(|host| host.name == *text) {
             Some(host) => host.url.clone(),
-            None => text
-                .parse::<HostUrl>()
-                .map_err(|source| TargetError::Host {
-                    text: text.clone(),
-                    source,
-                })?,
+            None => text.parse::<HostUrl>().map_err(|source| TargetError::Host {
+                text: text.clone(),
+                source,
+            })?,
         };
         if !urls.contains(&url) {
             urls.push(url);
@@ -356,15 +355,49 @@ pin = ["sha256//BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="]
     #[test]
     fn what_is_missing_is_said_with_what_to_type() {
         for (arguments, file, error, hint) in [
-            ("-e prodution", Some(FILE), "no environment is named \"prodution\"", "did you mean \"production\"?"),
-            ("-e x", Some(FILE), "no environment is named \"x\"", "choose one with -e: production, staging"),
-            ("", Some(FILE), "an environment is needed", "choose one with -e: production, staging"),
-            ("", None, "there is no host to talk to", "name an environment of deploy.toml with -e, or a host with --host https://HOST:8443"),
-            ("-e x", None, "an environment is named, but there is no deploy.toml here or in a folder above", "go to the repository that has it, or name it with --file"),
-            ("--host http://a", None, "--host http://a is not a host", "agents speak TLS only: https://a"),
+            (
+                "-e prodution",
+                Some(FILE),
+                "no environment is named \"prodution\"",
+                "did you mean \"production\"?",
+            ),
+            (
+                "-e x",
+                Some(FILE),
+                "no environment is named \"x\"",
+                "choose one with -e: production, staging",
+            ),
+            (
+                "",
+                Some(FILE),
+                "an environment is needed",
+                "choose one with -e: production, staging",
+            ),
+            (
+                "",
+                None,
+                "there is no host to talk to",
+                "name an environment of deploy.toml with -e, or a host with --host https://HOST:8443",
+            ),
+            (
+                "-e x",
+                None,
+                "an environment is named, but there is no deploy.toml here or in a folder above",
+                "go to the repository that has it, or name it with --file",
+            ),
+            (
+                "--host http://a",
+                None,
+                "--host http://a is not a host",
+                "agents speak TLS only: https://a",
+            ),
         ] {
             let failed = resolve(arguments, file, None).unwrap_err();
-            assert_eq!((failed.to_string().as_str(), failed.hint().as_deref()), (error, Some(hint)), "{arguments}");
+            assert_eq!(
+                (failed.to_string().as_str(), failed.hint().as_deref()),
+                (error, Some(hint)),
+                "{arguments}"
+            );
         }
         let target = resolve("--host https://a", None, None).unwrap();
         assert!(matches!(target.project(), Err(TargetError::NoProject)));

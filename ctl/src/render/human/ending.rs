@@ -59,17 +59,27 @@ fn good(report: &Report, paint: Paint) -> Vec<String> {
     let hosts = count(report.hosts.len(), "host");
     let time = took(report.took);
     let mark = paint.good("✔");
-    if report.hosts.iter().all(|host| matches!(host.ended, Ended::Planned)) {
+    if report
+        .hosts
+        .iter()
+        .all(|host| matches!(host.ended, Ended::Planned))
+    {
         return vec!["Nothing was changed: this was a dry run".to_owned()];
     }
-    if report.hosts.iter().all(|host| matches!(host.ended, Ended::Accepted)) {
+    if report
+        .hosts
+        .iter()
+        .all(|host| matches!(host.ended, Ended::Accepted))
+    {
         return vec![
             format!("{mark} {subject} is accepted on {place}: {hosts}"),
             format!("  Follow: deployctl watch{} {}", report.arguments, report.id),
         ];
     }
     if report.is_unchanged() {
-        return vec![format!("{mark} {subject} runs on {place} already: nothing to do, {time}")];
+        return vec![format!(
+            "{mark} {subject} runs on {place} already: nothing to do, {time}"
+        )];
     }
     let releases = releases(report);
     let mut facts = vec![hosts, releases, time];
@@ -81,7 +91,10 @@ fn good(report: &Report, paint: Paint) -> Vec<String> {
         Some(DeploymentKind::Rollback) => " again",
         Some(DeploymentKind::Push) | None => "",
     };
-    let mut lines = vec![format!("{mark} {subject} runs on {place}{again}: {}", facts.join(", "))];
+    let mut lines = vec![format!(
+        "{mark} {subject} runs on {place}{again}: {}",
+        facts.join(", ")
+    )];
     if report.kind == Some(DeploymentKind::Push) {
         lines.push(format!("  Undo: deployctl rollback{}", report.arguments));
     }
@@ -168,7 +181,11 @@ fn why(host: &HostReport) -> Vec<String> {
             .collect(),
         Ended::StillRunning(error) | Ended::Failed(error) => {
             let causes = error.causes();
-            if causes.is_empty() { Vec::new() } else { vec![clean(&causes.join(": "))] }
+            if causes.is_empty() {
+                Vec::new()
+            } else {
+                vec![clean(&causes.join(": "))]
+            }
         }
         Ended::Planned | Ended::Accepted | Ended::Interrupted { .. } | Ended::Untouched => Vec::new(),
     }
@@ -194,7 +211,10 @@ fn now(host: &HostReport) -> Option<String> {
             if runs.is_empty() {
                 return None;
             }
-            Some(format!("{name} runs {runs}{again}{}", release.unwrap_or_default()))
+            Some(format!(
+                "{name} runs {runs}{again}{}",
+                release.unwrap_or_default()
+            ))
         }
         Ended::Untouched => Some(format!("{name} was not touched")),
         Ended::Failed(error) if error.is_certainly_not_accepted() => Some(format!("{name} was not touched")),
@@ -218,9 +238,9 @@ fn next(report: &Report, host: &HostReport) -> Option<String> {
             let failed = host.plan.as_ref().and_then(|plan| plan.to);
             match (outcome.result, hint, &outcome.sick_service, failed) {
                 (_, Some(hint), _, _) => Some(clean(hint)),
-                (Ending::RolledBack | Ending::Stuck, None, Some(service), Some(release)) => Some(format!(
-                    "deployctl logs{arguments} --release {release} {service}"
-                )),
+                (Ending::RolledBack | Ending::Stuck, None, Some(service), Some(release)) => {
+                    Some(format!("deployctl logs{arguments} --release {release} {service}"))
+                }
                 (Ending::Stuck, None, _, _) => Some(format!("deployctl status{arguments}")),
                 (Ending::RolledBack | Ending::Refused | Ending::Live | Ending::Unchanged, None, _, _) => None,
             }
@@ -233,10 +253,12 @@ fn next(report: &Report, host: &HostReport) -> Option<String> {
 
 /// `shop v1.4.2`.
 fn subject(report: &Report) -> String {
-    let project = report
-        .project
-        .as_ref()
-        .or_else(|| report.hosts.iter().find_map(|host| Some(&host.plan.as_ref()?.project)));
+    let project = report.project.as_ref().or_else(|| {
+        report
+            .hosts
+            .iter()
+            .find_map(|host| Some(&host.plan.as_ref()?.project))
+    });
     let version = match report.hosts.iter().find_map(|host| host.plan.as_ref()) {
         Some(plan) => plan_called(report.version.as_ref(), plan),
         None => match &report.version {

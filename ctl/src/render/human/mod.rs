@@ -3,9 +3,9 @@
 pub(crate) mod ending;
 pub(crate) mod plan;
 pub(crate) mod progress;
-pub(crate) mod state;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
+pub(crate) mod state;
 
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::{ServiceName, Version};
@@ -33,7 +33,9 @@ pub(crate) fn plan_called(version: Option<&Version>, plan: &PlanView) -> String 
 }
 
 /// Versions of services: `v1.4.1` when they agree, else `web v1.4.1, api v1.3.0`.
-pub(crate) fn versions<'s>(services: impl Iterator<Item = (&'s ServiceName, Option<&'s ImageRef>)>) -> String {
+pub(crate) fn versions<'s>(
+    services: impl Iterator<Item = (&'s ServiceName, Option<&'s ImageRef>)>,
+) -> String {
     let services: Vec<_> = services
         .map(|(service, image)| (service, image.map_or("nothing", ImageRef::version)))
         .collect();

@@ -16,7 +16,12 @@ pub(crate) enum Detail {
 
 /// The plan's lines, indented by two.
 pub(crate) fn plan(plan: &PlanView, detail: Detail, paint: Paint) -> Vec<String> {
-    let mut header = vec!["SERVICE".to_owned(), "NOW".to_owned(), "NEW".to_owned(), String::new()];
+    let mut header = vec![
+        "SERVICE".to_owned(),
+        "NOW".to_owned(),
+        "NEW".to_owned(),
+        String::new(),
+    ];
     if detail == Detail::Full {
         header.push("JUDGED BY".to_owned());
     }
@@ -46,7 +51,12 @@ fn row(service: &PlannedService, detail: Detail) -> Vec<String> {
         (false, _) => ("(unchanged)", String::new()),
         (true, digest) => (service.new.version(), digest.map(short).unwrap_or_default()),
     };
-    let mut row = vec![service.service.to_string(), now.to_owned(), new.to_owned(), digest];
+    let mut row = vec![
+        service.service.to_string(),
+        now.to_owned(),
+        new.to_owned(),
+        digest,
+    ];
     if detail == Detail::Full {
         row.push(clean(&service.judged_by.join(", ")));
     }

@@ -69,7 +69,10 @@ impl Progress {
             }
             Happened::Queued { behind } => {
                 self.waiting = Some(format!("waits for deployment {behind}"));
-                vec![format!("  {} waits for deployment {behind} to end", self.paint.warn("…"))]
+                vec![format!(
+                    "  {} waits for deployment {behind} to end",
+                    self.paint.warn("…")
+                )]
             }
             Happened::Planned { plan } => self.planned(plan),
             Happened::Phase { phase } => self.begun(*phase),
@@ -221,8 +224,15 @@ impl Progress {
     fn rolled_back(&self) -> Option<String> {
         let plan = self.plan.as_ref()?;
         let changed: Vec<_> = plan.services.iter().filter(|service| service.changes).collect();
-        let names: Vec<_> = changed.iter().map(|service| service.service.to_string()).collect();
-        let old = versions(changed.iter().map(|service| (&service.service, service.now.as_ref())));
+        let names: Vec<_> = changed
+            .iter()
+            .map(|service| service.service.to_string())
+            .collect();
+        let old = versions(
+            changed
+                .iter()
+                .map(|service| (&service.service, service.now.as_ref())),
+        );
         Some(format!("{} to {old}", names.join(", ")))
     }
 
@@ -342,7 +352,12 @@ mod tests {
                 total_bytes: 20_000_000,
             })
         };
-        let events = [phase(PhaseName::Pulling), pulling("a:1", 5_000_000), pulling("b:1", 1), pulling("b:1", 7_000_000)];
+        let events = [
+            phase(PhaseName::Pulling),
+            pulling("a:1", 5_000_000),
+            pulling("b:1", 1),
+            pulling("b:1", 7_000_000),
+        ];
         assert_eq!(lines(&mut progress, &events), "");
         assert_eq!(progress.doing(), "pull      2 images, 12 MB of 40 MB");
         let watching = event(Happened::Watching {

@@ -24,15 +24,25 @@ pub(crate) fn status(status: &ProjectStatus, host: &str, now: Timestamp, paint: 
     lines.extend(services(&status.services, paint));
     if let Some(running) = &status.running {
         let (id, phase) = (&running.id, running.phase.as_str());
-        lines.push(format!("  {} deployment {id} is under way: {phase}", paint.warn("…")));
+        lines.push(format!(
+            "  {} deployment {id} is under way: {phase}",
+            paint.warn("…")
+        ));
     }
-    let last = status.last.as_ref().and_then(|last| Some((last, last.outcome.as_ref()?)));
+    let last = status
+        .last
+        .as_ref()
+        .and_then(|last| Some((last, last.outcome.as_ref()?)));
     if let Some((last, outcome)) = last
         && !matches!(outcome.result, Ending::Live | Ending::Unchanged)
     {
         let why = outcome.problem.as_ref().map(|problem| clean(&problem.detail));
         let what = format!("last deployment {} {}", last.id, ending(outcome.result));
-        lines.push(format!("  {} {what}: {}", paint.warn("!"), why.unwrap_or_default()));
+        lines.push(format!(
+            "  {} {what}: {}",
+            paint.warn("!"),
+            why.unwrap_or_default()
+        ));
     }
     let attention = status.attention.iter();
     lines.extend(attention.map(|text| format!("  {} {}", paint.bad("!"), clean(text))));
@@ -122,7 +132,12 @@ fn release_row(release: &ReleaseView, now: Timestamp) -> Vec<String> {
 }
 
 fn deployment_row(deployment: &DeploymentView, now: Timestamp) -> Vec<String> {
-    let arrow = |number: Option<_>| number.map_or_else(|| "?".to_owned(), |number: deploy_proto::names::ReleaseNumber| number.to_string());
+    let arrow = |number: Option<_>| {
+        number.map_or_else(
+            || "?".to_owned(),
+            |number: deploy_proto::names::ReleaseNumber| number.to_string(),
+        )
+    };
     let kind = match deployment.kind {
         DeploymentKind::Push => "push",
         DeploymentKind::Rollback => "rollback",
@@ -186,7 +201,12 @@ fn service_row(service: &ServiceStatus) -> Vec<String> {
     let mut row = vec![
         service.service.to_string(),
         image.map_or_else(|| "-".to_owned(), |image| image.to_string()),
-        service.digest.as_ref().map(Digest::short).unwrap_or("-").to_owned(),
+        service
+            .digest
+            .as_ref()
+            .map(Digest::short)
+            .unwrap_or("-")
+            .to_owned(),
         health,
     ];
     if !service.managed
@@ -335,16 +355,16 @@ mod tests {
 
     #[test]
     fn health_says_it_in_the_first_line() {
-        let health = |healthy| {
+        let first_line = |healthy| {
             let view = ProjectHealth {
                 project: "shop".parse().unwrap(),
                 healthy,
                 release: Some(ReleaseNumber(41)),
                 services: vec![],
             };
-            super::health(&view, "web-1", PLAIN).first().unwrap().clone()
+            health(&view, "web-1", PLAIN).first().unwrap().clone()
         };
-        assert_eq!(health(true), "✔ shop on web-1 is healthy (release 41)");
-        assert_eq!(health(false), "✖ shop on web-1 is NOT healthy (release 41)");
+        assert_eq!(first_line(true), "✔ shop on web-1 is healthy (release 41)");
+        assert_eq!(first_line(false), "✖ shop on web-1 is NOT healthy (release 41)");
     }
 }
