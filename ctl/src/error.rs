@@ -8,6 +8,13 @@ use crate::client::follow::FollowError;
 use crate::key::KeyError;
 use crate::target::TargetError;
 
+/// How the errors begin with which libraries wrap the one that says something.
+const OUTER_TEXTS: [&str; 3] = [
+    "error sending request",
+    "client error (",
+    "error decoding response body",
+];
+
 /// Any failure of a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -57,6 +64,11 @@ impl Error {
             Self::Declined => ExitCode::Gate,
             Self::Output(_) | Self::Json(_) | Self::Runtime(_) => ExitCode::Unexpected,
         }
+    }
+
+    /// Whether the reader of standard output has gone, as `head` does: nothing to complain about.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Output(source) if source.kind() == std::io::ErrorKind::BrokenPipe)
     }
 
     /// The stable word for scripts: the agent's code where the agent answered.
@@ -119,8 +131,8 @@ impl Error {
             causes.push(text);
             next = error.source();
         }
-        // reqwest's outermost text only repeats the address, which is said already.
-        causes.retain(|cause| !cause.starts_with("error sending request"));
+        // The outer texts of reqwest and hyper only repeat what is said already.
+        causes.retain(|cause| !OUTER_TEXTS.iter().any(|outer| cause.starts_with(outer)));
         causes
     }
 }

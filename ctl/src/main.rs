@@ -46,6 +46,7 @@ fn main() -> ExitCode {
     let name = cli.command.name();
     let code = match run(&session, cli.command) {
         Ok(code) => code,
+        Err(error) if error.is_closed_pipe() => error.exit_code(),
         Err(error) => {
             let code = error.exit_code();
             session.output.still();

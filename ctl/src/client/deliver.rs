@@ -41,7 +41,7 @@ impl Backoff {
 }
 
 /// Posts `body`, again and again while the connection is what fails, until `deadline`. The body names the deployment,
-/// so that however often it arrives it deploys once; each attempt is signed anew. `lost` is told before each retry.
+/// so that however often it arrives it deploys once; each attempt is signed anew. `lost` is told before the first retry.
 pub(crate) async fn deliver(
     agent: &Agent<'_>,
     path: &str,
@@ -52,6 +52,7 @@ pub(crate) async fn deliver(
     let patience_ends = (Instant::now() + CONNECT_PATIENCE).min(deadline);
     let mut backoff = Backoff::new();
     let mut may_have_it = false;
+    let mut is_retry = false;
     loop {
         let error = match tokio::time::timeout_at(deadline, agent.post(path, body)).await {
             Ok(Ok(accepted)) => return Ok(accepted),
@@ -69,7 +70,9 @@ pub(crate) async fn deliver(
                 DeliverError::Unknown(error)
             });
         }
-        lost(&error);
+        if !std::mem::replace(&mut is_retry, true) {
+            lost(&error);
+        }
         tokio::time::sleep(wait).await;
     }
 }

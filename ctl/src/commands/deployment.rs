@@ -89,7 +89,7 @@ pub(super) async fn run<B: Serialize>(
         version: order.version.cloned(),
         ..report(target, order.id.clone(), hosts, begun)
     };
-    tell(session, order.command, &report)
+    Ok(tell(session, order.command, &report))
 }
 
 /// What is wrong with the order before anything is sent.
@@ -142,8 +142,8 @@ pub(super) fn report(target: &Target, id: DeploymentId, hosts: Vec<HostReport>, 
     }
 }
 
-/// Prints the summary and the document, and gives the exit code.
-pub(super) fn tell(session: &Session, command: &'static str, report: &Report) -> Result<ExitCode, Error> {
+/// Prints the summary and the document, and gives the exit code: that of the deployment, printed or not.
+pub(super) fn tell(session: &Session, command: &'static str, report: &Report) -> ExitCode {
     let output = &session.output;
     let code = report.exit_code();
     output.messages(&ending::summary(report, output.paint));
@@ -151,9 +151,12 @@ pub(super) fn tell(session: &Session, command: &'static str, report: &Report) ->
         output.annotate(&title, &text);
     }
     if session.globals.json {
-        output.json(&Document::new(command, code, Deployment::from(report)))?;
+        let printed = output.json(&Document::new(command, code, Deployment::from(report)));
+        if let Err(error) = printed {
+            output.messages(&ending::error(&error, output.paint));
+        }
     }
-    Ok(code)
+    code
 }
 
 struct Rollout<'r, B> {
@@ -264,7 +267,7 @@ impl<'r, B: Serialize> Rollout<'r, B> {
         };
         Ok(HostReport {
             host: host.clone(),
-            plan: view.end()?,
+            plan: view.end(),
             ended,
         })
     }

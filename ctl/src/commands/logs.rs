@@ -96,16 +96,21 @@ async fn read(
     take: &mut dyn FnMut(Vec<String>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut splitter = Splitter::default();
-    while let Some(chunk) = log.chunk().await? {
-        let lines = splitter.push(&chunk);
-        if !lines.is_empty() {
-            take(lines)?;
+    let ended = loop {
+        match log.chunk().await {
+            Ok(Some(chunk)) => match splitter.push(&chunk) {
+                lines if lines.is_empty() => {}
+                lines => take(lines)?,
+            },
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error.into()),
         }
+    };
+    // What came before the end is shown, also when that is a lost connection in the middle of a line.
+    if let Some(line) = splitter.rest() {
+        take(vec![line])?;
     }
-    match splitter.rest() {
-        Some(line) => take(vec![line]),
-        None => Ok(()),
-    }
+    ended
 }
 
 /// Cuts bytes into lines, wherever the chunks end.

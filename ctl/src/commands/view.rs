@@ -10,7 +10,6 @@ use deploy_proto::release::PlanView;
 use super::Session;
 use crate::client::ClientError;
 use crate::client::follow::Seen;
-use crate::error::Error;
 use crate::render::human::ending::log_lines;
 use crate::render::human::progress::Progress;
 use crate::render::json_v1::EventLine;
@@ -28,7 +27,7 @@ pub(super) struct View<'v> {
     begun: Instant,
     since: Cell<Instant>,
     is_accepted: Cell<bool>,
-    broken: RefCell<Option<Error>>,
+    is_broken: Cell<bool>,
 }
 
 impl<'v> View<'v> {
@@ -53,7 +52,7 @@ impl<'v> View<'v> {
             begun: now,
             since: Cell::new(now),
             is_accepted: Cell::new(false),
-            broken: RefCell::new(None),
+            is_broken: Cell::new(false),
         }
     }
 
@@ -94,18 +93,12 @@ impl<'v> View<'v> {
     }
 
     /// Ends the view and gives the plan that was seen.
-    ///
-    /// # Errors
-    /// When events could not be printed to standard output.
-    pub(super) fn end(self) -> Result<Option<PlanView>, Error> {
+    pub(super) fn end(self) -> Option<PlanView> {
         self.session.output.still();
         if self.titled {
             self.session.output.end_group();
         }
-        match self.broken.into_inner() {
-            Some(error) => Err(error),
-            None => Ok(self.progress.borrow().plan().cloned()),
-        }
+        self.progress.into_inner().into_plan()
     }
 
     fn event(&self, event: &Event) {
@@ -115,8 +108,9 @@ impl<'v> View<'v> {
         let lines = self.progress.borrow_mut().event(event);
         let output = &self.session.output;
         if self.jsonl {
-            if let Err(error) = output.json(&EventLine::new(self.host, event)) {
-                self.broken.borrow_mut().get_or_insert(error);
+            // Whoever read the events may be gone; how the deployment ends is still to be told, by the exit code.
+            if output.json(&EventLine::new(self.host, event)).is_err() && !self.is_broken.replace(true) {
+                self.message("standard output is closed: no more events are printed");
             }
             return;
         }

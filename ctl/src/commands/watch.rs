@@ -34,7 +34,7 @@ pub(super) async fn run(session: &Session, arguments: &Watch) -> Result<ExitCode
             never = view.beat() => match never {},
             () = interrupted() => Ended::Interrupted { accepted: true },
         };
-        let plan = view.end()?;
+        let plan = view.end();
         // A rollout that stopped before this host, or has not come to it: not this host's deployment.
         if let Ended::Failed(Error::Follow(FollowError::Client(error))) = &ended
             && error.is_answer(Code::UnknownDeployment)
@@ -55,7 +55,7 @@ pub(super) async fn run(session: &Session, arguments: &Watch) -> Result<ExitCode
         Some(Ended::Failed(error)) if hosts.is_empty() => Err(error),
         Some(_) | None => {
             let report = report(&target, arguments.id.clone(), hosts, begun);
-            tell(session, "watch", &report)
+            Ok(tell(session, "watch", &report))
         }
     }
 }

@@ -95,7 +95,8 @@ fn good(report: &Report, paint: Paint) -> Vec<String> {
         "{mark} {subject} runs on {place}{again}: {}",
         facts.join(", ")
     )];
-    if report.kind == Some(DeploymentKind::Push) {
+    let has_before = |host: &HostReport| host.plan.as_ref().is_some_and(|plan| plan.from.is_some());
+    if report.kind == Some(DeploymentKind::Push) && report.hosts.iter().all(has_before) {
         lines.push(format!("  Undo: deployctl rollback{}", report.arguments));
     }
     lines

@@ -56,8 +56,8 @@ impl Progress {
     }
 
     /// The plan, as far as it is known.
-    pub(crate) fn plan(&self) -> Option<&PlanView> {
-        self.plan.as_ref()
+    pub(crate) fn into_plan(self) -> Option<PlanView> {
+        self.plan
     }
 
     /// Takes an event and gives the lines to print.
