@@ -5,11 +5,15 @@
 //! and on the host's files). `history` is the journal and the releases; `config` is read before a port is bound; `app`
 //! puts them together, `serve` runs them.
 
+pub mod api;
+pub mod app;
 pub mod config;
 pub mod deploy;
 pub mod history;
 pub mod host;
 pub mod metrics;
 pub mod policy;
+pub mod queue;
+pub mod serve;
 pub mod systemd;
 pub mod tls;
