@@ -144,7 +144,8 @@ fn assert_exact(edit: &Edits) {
         for change in &file.lines {
             let old = change.before.as_bytes();
             // Several texts on the line may be equal; the one that was meant continues the new bytes.
-            let (at, tried) = (line_start(&file.before, usize::try_from(change.line).unwrap()).max(done)..file.before.len())
+            let (at, tried) = (line_start(&file.before, usize::try_from(change.line).unwrap()).max(done)
+                ..file.before.len())
                 .filter(|at| file.before[*at..].starts_with(old))
                 .map(|at| {
                     (
@@ -154,7 +155,8 @@ fn assert_exact(edit: &Edits) {
                 })
                 .find(|(_, tried)| file.after.starts_with(tried))
                 .unwrap_or_else(|| panic!("{change:?} is not in {}", file.path.display()));
-            let skipped = &file.before[line_start(&file.before, usize::try_from(change.line).unwrap()).max(done)..at];
+            let skipped =
+                &file.before[line_start(&file.before, usize::try_from(change.line).unwrap()).max(done)..at];
             assert!(!skipped.contains(&b'\n'), "{change:?} is on another line");
             rebuilt = tried;
             done = at + old.len();

@@ -84,7 +84,9 @@ impl Default for Settings {
             ("min_free", "\"1MiB\""),
         ];
         Self {
-            project: project.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            project: project
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
             probes: Vec::new(),
             keys: Vec::new(),
             allow: "[\"push\", \"rollback\", \"status\", \"logs\"]".to_owned(),
@@ -257,7 +259,8 @@ impl Agent {
     /// Writes the settings into `projects.d/NAME.toml`, before the first table.
     pub fn change_project(&self, name: &str) -> Result<()> {
         let path = self.project_file(name);
-        let text = fs::read_to_string(&path).with_context(|| format!("{} was not written", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("{} was not written", path.display()))?;
         let is_ours = |line: &str| {
             let key = line.split('=').next().unwrap_or_default().trim();
             self.settings.project.contains_key(key)
@@ -316,7 +319,11 @@ impl Agent {
                 .filter_map(|name| Some((name, std::env::var_os(name)?))),
         );
         command
-            .args(["serve".as_ref(), "--config".as_ref(), self.config_dir().as_os_str()])
+            .args([
+                "serve".as_ref(),
+                "--config".as_ref(),
+                self.config_dir().as_os_str(),
+            ])
             .env("HOME", self.home.path().join("home"))
             .env("RUST_BACKTRACE", "1")
             .envs(&self.settings.env)
@@ -513,10 +520,7 @@ impl Agent {
 }
 
 impl Drop for Agent {
-    #[allow(
-        clippy::print_stderr,
-        reason = "the log explains what a failed test cannot"
-    )]
+    #[allow(clippy::print_stderr, reason = "the log explains what a failed test cannot")]
     fn drop(&mut self) {
         if self.process.is_some() {
             // It may have ended by itself; that shows in the test's own error.
@@ -530,7 +534,10 @@ impl Drop for Agent {
 
 /// Sends a signal to one process.
 pub fn signal_process(pid: u32, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process id")?;
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("not a process id")?;
     kill_process(pid, signal).with_context(|| format!("failed to send a signal to {pid:?}"))
 }
 
@@ -551,7 +558,12 @@ pub fn descendants(pid: u32) -> Result<Vec<u32>> {
     let mut found = vec![pid];
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
-        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
+        found.extend(
+            parents
+                .iter()
+                .filter(|(_, of)| *of == parent)
+                .map(|(child, _)| *child),
+        );
         next += 1;
     }
     found.remove(0);

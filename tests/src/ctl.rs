@@ -277,8 +277,8 @@ impl Running {
 
     /// Waits for its end.
     pub fn end(mut self) -> Result<CtlOutput> {
-        let status = until("deployctl ends", DEADLINE, || Ok(self.child.try_wait()?))
-            .with_context(|| self.said())?;
+        let status =
+            until("deployctl ends", DEADLINE, || Ok(self.child.try_wait()?)).with_context(|| self.said())?;
         Ok(CtlOutput {
             command: self.command.clone(),
             code: status.code().context("a signal ended deployctl")?,

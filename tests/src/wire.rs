@@ -87,9 +87,7 @@ impl Input {
             label: "sig1".to_owned(),
             signature_label: "sig1".to_owned(),
             components: COVERED.map(str::to_owned).to_vec(),
-            params: params
-                .map(|(name, value)| (name.to_owned(), value))
-                .to_vec(),
+            params: params.map(|(name, value)| (name.to_owned(), value)).to_vec(),
         }
     }
 
@@ -171,7 +169,8 @@ impl Message {
     #[must_use]
     pub fn signed_as(self, key: &PrivateKey, change: impl FnOnce(&mut Input)) -> Self {
         let digest = format!("sha-256=:{}:", STANDARD.encode(digest(&SHA256, &self.body)));
-        self.with("content-digest", &digest).signed_undigested(key, change)
+        self.with("content-digest", &digest)
+            .signed_undigested(key, change)
     }
 
     /// Signs it with the digest that it has.
@@ -195,7 +194,8 @@ impl Message {
         let signature = STANDARD.encode(key.sign(base.as_bytes()));
         let input_line = format!("{}={}", input.label, input.text());
         let signature_line = format!("{}=:{signature}:", input.signature_label);
-        self.with("signature-input", &input_line).with("signature", &signature_line)
+        self.with("signature-input", &input_line)
+            .with("signature", &signature_line)
     }
 
     /// Its head, up to and with the empty line, for a body of this length.
@@ -248,7 +248,10 @@ impl Answer {
 
     /// The problem document's code, or nothing.
     pub fn code(&self) -> String {
-        let code = self.json().ok().and_then(|json| Some(json.get("code")?.as_str()?.to_owned()));
+        let code = self
+            .json()
+            .ok()
+            .and_then(|json| Some(json.get("code")?.as_str()?.to_owned()));
         code.unwrap_or_default()
     }
 
@@ -305,7 +308,9 @@ impl Connection {
         let mut headers = Vec::new();
         loop {
             let line = self.line()?;
-            let Some((name, value)) = line.split_once(':') else { break };
+            let Some((name, value)) = line.split_once(':') else {
+                break;
+            };
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         Ok(Answer {
@@ -381,7 +386,10 @@ impl Events {
     pub fn next_event(&mut self) -> Result<Option<Event>> {
         loop {
             while let Some((block, rest)) = self.text.split_once("\n\n") {
-                let data: Vec<&str> = block.lines().filter_map(|line| line.strip_prefix("data:")).collect();
+                let data: Vec<&str> = block
+                    .lines()
+                    .filter_map(|line| line.strip_prefix("data:"))
+                    .collect();
                 let event = if data.is_empty() {
                     None
                 } else {

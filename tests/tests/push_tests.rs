@@ -26,7 +26,10 @@ fn every_form_of_a_push_is_one_release_and_touches_only_what_it_names() -> Resul
     let plan = ctl.push(0, &set, &["--dry-run"])?;
     assert_eq!(plan.result(), "planned");
     assert_eq!(plan.list("/plan/services").len(), 2);
-    assert_eq!(plan.list("/plan/untouched").len(), SERVICES.len() + DATABASES.len() - 2);
+    assert_eq!(
+        plan.list("/plan/untouched").len(),
+        SERVICES.len() + DATABASES.len() - 2
+    );
     assert!(plan.at("/plan/services/0/new").ends_with(&auth), "{plan:?}");
     assert_eq!((clinic.file(), ids()), (file.clone(), before.clone()));
 
@@ -35,7 +38,10 @@ fn every_form_of_a_push_is_one_release_and_touches_only_what_it_names() -> Resul
     assert_eq!(pushed.result(), "live");
     for (service, digest) in [("auth_service", &auth), ("user_service", &user)] {
         let old = clinic.image(service, FIRST_VERSION);
-        file = file.replace(&old, &format!("{}@{digest}", clinic.image(service, "dev-a000001")));
+        file = file.replace(
+            &old,
+            &format!("{}@{digest}", clinic.image(service, "dev-a000001")),
+        );
         assert_eq!(clinic.service_version(service)?, "dev-a000001");
     }
     assert_eq!(clinic.file(), file);
@@ -54,7 +60,10 @@ fn every_form_of_a_push_is_one_release_and_touches_only_what_it_names() -> Resul
 
     // --image: every service of this repository, as the sed did.
     let digest = clinic.push_version("patient_service", Mode::Good, "dev-b000001")?;
-    let pushed = ctl.json(0, &["push", "--image", &clinic.image("patient_service", "dev-b000001")])?;
+    let pushed = ctl.json(
+        0,
+        &["push", "--image", &clinic.image("patient_service", "dev-b000001")],
+    )?;
     assert_eq!(pushed.at("/outcome/release"), (release + 1).to_string());
     file = file.replace(
         &clinic.image("patient_service", FIRST_VERSION),
@@ -65,7 +74,10 @@ fn every_form_of_a_push_is_one_release_and_touches_only_what_it_names() -> Resul
     // tag@digest: the tag is a label, the digest decides.
     let digest = clinic.push_version("patient_service", Mode::Good, "dev-b000002")?;
     clinic.push_version("patient_service", Mode::Sick, "dev-b000002")?;
-    let image = format!("{}@{digest}", clinic.set_argument("patient_service", "dev-b000002"));
+    let image = format!(
+        "{}@{digest}",
+        clinic.set_argument("patient_service", "dev-b000002")
+    );
     ctl.push(0, &[&image], &[])?;
     assert_eq!(clinic.service_version("patient_service")?, "dev-b000002");
 
@@ -135,8 +147,18 @@ fn what_is_refused_changes_nothing() -> Result<()> {
     let cases = [
         (format!("billing={good}"), nothing, 9, "unknown_service"),
         (format!("auth_service={good}"), no_project, 4, "unknown_project"),
-        (format!("auth_service={elsewhere}"), nothing, 4, "image_not_allowed"),
-        (format!("auth_service={unlisted}"), nothing, 4, "image_not_allowed"),
+        (
+            format!("auth_service={elsewhere}"),
+            nothing,
+            4,
+            "image_not_allowed",
+        ),
+        (
+            format!("auth_service={unlisted}"),
+            nothing,
+            4,
+            "image_not_allowed",
+        ),
         (
             "auth_service=drassistant/auth_service:dev-a000001".to_owned(),
             nothing,
@@ -146,7 +168,12 @@ fn what_is_refused_changes_nothing() -> Result<()> {
         (format!("auth_service={latest}"), nothing, 4, "tag_not_allowed"),
         (format!("auth_service={untagged}"), nothing, 4, "tag_not_allowed"),
         (format!("auth_service={missing}"), nothing, 9, "image_unavailable"),
-        (format!("auth_service={wrong_digest}"), nothing, 9, "image_unavailable"),
+        (
+            format!("auth_service={wrong_digest}"),
+            nothing,
+            9,
+            "image_unavailable",
+        ),
     ];
     let databases = clinic.database_ids();
     let (file, container) = (clinic.file(), clinic.container_id("auth_service")?);
@@ -163,7 +190,10 @@ fn what_is_refused_changes_nothing() -> Result<()> {
         }
         assert_eq!(clinic.file(), file, "{image}");
     }
-    let by_repository = ctl.json(9, &["push", "--image", &clinic.image("user_service", "dev-a000001")]);
+    let by_repository = ctl.json(
+        9,
+        &["push", "--image", &clinic.image("user_service", "dev-a000001")],
+    );
     assert!(by_repository.is_err() || clinic.container_id("user_service").is_err());
     assert_eq!(clinic.file(), file);
     assert_eq!(clinic.container_id("auth_service")?, container);
@@ -189,7 +219,10 @@ fn pin_tag_writes_only_the_tag_and_allow_latest_allows_it() -> Result<()> {
     for tag in ["dev-a000001", "latest"] {
         let digest = clinic.push_version("auth_service", Mode::Good, tag)?;
         ctl.push(0, &[&clinic.set_argument("auth_service", tag)], &[])?;
-        assert_eq!(clinic.file(), file.replace(&first, &clinic.image("auth_service", tag)));
+        assert_eq!(
+            clinic.file(),
+            file.replace(&first, &clinic.image("auth_service", tag))
+        );
         assert_eq!(clinic.service_version("auth_service")?, tag);
         // The release knows the digest all the same.
         let status = ctl.json(0, &["status"])?;

@@ -28,7 +28,10 @@ fn a_sick_image_is_rolled_back_to_the_same_bytes_even_when_the_old_tag_has_moved
     docker(["pull", "--quiet", &clinic.image(SERVICE, FIRST_VERSION)]).text()?;
     clinic.push_version(SERVICE, Mode::Sick, "dev-51c0001")?;
     let pushed = ctl.push(3, &[&clinic.set_argument(SERVICE, "dev-51c0001")], &[])?;
-    assert_eq!((pushed.result(), pushed.code()), ("rolled_back".into(), "unhealthy".into()));
+    assert_eq!(
+        (pushed.result(), pushed.code()),
+        ("rolled_back".into(), "unhealthy".into())
+    );
     assert_eq!(pushed.at("/outcome/sick_service"), SERVICE);
     let lines = pushed.list("/outcome/log_lines");
     let has_reason = |text: &str| {
@@ -42,8 +45,14 @@ fn a_sick_image_is_rolled_back_to_the_same_bytes_even_when_the_old_tag_has_moved
     assert_eq!(clinic.service_version(SERVICE)?, FIRST_VERSION);
 
     // As a person sees it.
-    let shown = ctl.expect(3, &["push", "--set", &clinic.set_argument(SERVICE, "dev-51c0001")])?;
-    let shown = shown.says("was rolled back")?.says("orders_v2")?.says("(exit 3)")?;
+    let shown = ctl.expect(
+        3,
+        &["push", "--set", &clinic.set_argument(SERVICE, "dev-51c0001")],
+    )?;
+    let shown = shown
+        .says("was rolled back")?
+        .says("orders_v2")?
+        .says("(exit 3)")?;
     shown.says("deployctl logs")?;
     assert_eq!((clinic.file(), clinic.image_id(SERVICE)?), (file, image));
     assert_eq!(clinic.database_ids(), databases);
@@ -64,9 +73,16 @@ fn a_crash_is_noticed_at_once_and_not_at_the_end_of_wait() -> Result<()> {
         clinic.push_version(SERVICE, mode, tag)?;
         let begun = Instant::now();
         let pushed = ctl.push(3, &[&clinic.set_argument(SERVICE, tag)], &[])?;
-        assert!(begun.elapsed() < Duration::from_secs(20), "{tag}: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{tag}: {:?}",
+            begun.elapsed()
+        );
         assert_eq!(pushed.result(), "rolled_back");
-        assert!(pushed.at("/outcome/log_lines").contains("FATAL giving up"), "{pushed:?}");
+        assert!(
+            pushed.at("/outcome/log_lines").contains("FATAL giving up"),
+            "{pushed:?}"
+        );
         assert_eq!(clinic.file(), file);
         assert_eq!(clinic.service_version(SERVICE)?, FIRST_VERSION);
     }
@@ -98,20 +114,38 @@ fn a_rollback_that_is_asked_for_goes_where_it_is_asked_to_and_needs_no_registry(
     registry.stop();
 
     ctl.expect(0, &["rollback", "--dry-run"])?.says("dev-a000002")?;
-    assert_eq!(images()?, ("dev-a000003".into(), files.last().cloned().unwrap_or_default()));
+    assert_eq!(
+        images()?,
+        ("dev-a000003".into(), files.last().cloned().unwrap_or_default())
+    );
     let back = ctl.json(0, &["rollback"])?;
     assert_eq!(back.result(), "live");
-    assert_eq!(images()?, ("dev-a000002".into(), files.get(2).cloned().unwrap_or_default()));
+    assert_eq!(
+        images()?,
+        ("dev-a000002".into(), files.get(2).cloned().unwrap_or_default())
+    );
     ctl.json(0, &["rollback", "--to", "dev-a000003"])?;
     assert_eq!(images()?.0, "dev-a000003");
     let to = releases.first().cloned().unwrap_or_default();
     ctl.json(0, &["rollback", "--to", &to])?;
-    assert_eq!(images()?, ("dev-a000001".into(), files.get(1).cloned().unwrap_or_default()));
+    assert_eq!(
+        images()?,
+        ("dev-a000001".into(), files.get(1).cloned().unwrap_or_default())
+    );
     // Everything that ran before can be gone back to, the state that the agent found too.
     ctl.json(0, &["rollback", "--to", "1"])?;
-    assert_eq!(images()?, (FIRST_VERSION.into(), files.first().cloned().unwrap_or_default()));
-    assert_eq!(ctl.json(9, &["rollback", "--to", "99"])?.code(), "unknown_release");
-    assert_eq!(ctl.json(9, &["rollback", "--to", "v9.9.9"])?.code(), "unknown_release");
+    assert_eq!(
+        images()?,
+        (FIRST_VERSION.into(), files.first().cloned().unwrap_or_default())
+    );
+    assert_eq!(
+        ctl.json(9, &["rollback", "--to", "99"])?.code(),
+        "unknown_release"
+    );
+    assert_eq!(
+        ctl.json(9, &["rollback", "--to", "v9.9.9"])?.code(),
+        "unknown_release"
+    );
 
     // Sick, and the registry goes away while it is watched.
     registry.resume()?;
@@ -125,7 +159,10 @@ fn a_rollback_that_is_asked_for_goes_where_it_is_asked_to_and_needs_no_registry(
     events.reach(PhaseName::Watching)?;
     registry.stop();
     pushing.end()?.expect(3)?;
-    assert_eq!(images()?, (FIRST_VERSION.into(), files.first().cloned().unwrap_or_default()));
+    assert_eq!(
+        images()?,
+        (FIRST_VERSION.into(), files.first().cloned().unwrap_or_default())
+    );
     registry.resume()?;
     Ok(())
 }
@@ -161,12 +198,19 @@ fn what_cannot_be_put_back_is_stuck_and_says_so_after_a_restart_too() -> Result<
     agent.restart()?;
     attention(&agent)?;
     let logged = agent.log().to_lowercase();
-    assert!(logged.contains("stuck") || logged.contains("attention"), "{logged}");
+    assert!(
+        logged.contains("stuck") || logged.contains("attention"),
+        "{logged}"
+    );
 
     // A good push gets out of it.
     registry.resume()?;
     clinic.push_version(SERVICE, Mode::Good, "dev-900d001")?;
-    let pushed = ctl.push(0, &[&clinic.set_argument(SERVICE, "dev-900d001")], &["--accept-edits"])?;
+    let pushed = ctl.push(
+        0,
+        &[&clinic.set_argument(SERVICE, "dev-900d001")],
+        &["--accept-edits"],
+    )?;
     assert_eq!(pushed.result(), "live");
     assert_eq!(clinic.service_version(SERVICE)?, "dev-900d001");
     Ok(())
@@ -182,7 +226,8 @@ fn one_sick_service_takes_the_whole_release_back() -> Result<()> {
             .project("wait", "\"5s\"");
         let agent = Agent::start_with(&clinic, settings)?;
         let file = clinic.file();
-        let both = || Ok::<_, anyhow::Error>([SERVICE, "user_service"].map(|service| clinic.image_id(service).ok()));
+        let both =
+            || Ok::<_, anyhow::Error>([SERVICE, "user_service"].map(|service| clinic.image_id(service).ok()));
         let images = both()?;
         clinic.push_version(SERVICE, Mode::Good, "dev-a000001")?;
         clinic.push_version("user_service", Mode::Sick, "dev-a000001")?;
