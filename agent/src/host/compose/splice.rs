@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::edit::LineEdit;
+use super::change::LineEdit;
 use super::image_line::Splice;
 
 /// Whether two splices are about the same bytes.
