@@ -87,23 +87,27 @@ impl DockerHost {
         }
     }
 
-    /// The registries' digests of these images, asked for all at once. An image with a digest is taken at its word: the
-    /// pull will tell.
+    /// The registries' digests of these images, asked for all at once. An image that is named by digest and is on this
+    /// host already needs no registry.
     pub(super) async fn digests(
         &self,
         images: &BTreeSet<ImageRef>,
     ) -> Result<BTreeMap<ImageRef, Digest>, Failure> {
-        let ask = |image: &ImageRef| {
-            let image = image.clone();
-            async move {
-                let digest = match image.digest() {
-                    Some(digest) => digest.clone(),
-                    None => self.engine.remote_digest(&image).await.map_err(Problem::from)?,
-                };
-                Ok::<_, Problem>((image, digest))
-            }
-        };
-        Ok(try_join_all(images.iter().map(ask)).await?.into_iter().collect())
+        let digests = try_join_all(images.iter().map(|image| self.digest(image))).await?;
+        Ok(images.iter().cloned().zip(digests).collect())
+    }
+
+    async fn digest(&self, image: &ImageRef) -> Result<Digest, Problem> {
+        if let Some(digest) = image.digest()
+            && self
+                .engine
+                .image(&format!("{}@{digest}", image.repository()))
+                .await?
+                .is_some()
+        {
+            return Ok(digest.clone());
+        }
+        Ok(self.engine.remote_digest(image).await?)
     }
 
     /// Reads the project's files, and what Compose makes of them unless it was asked about the same bytes before.

@@ -68,34 +68,47 @@ pub struct Compose {
 
 impl Compose {
     /// Finds Compose v2: the plugin's own binary in Docker's folders (20 to 45 ms a call), or else `docker compose`
-    /// (50 to 80 ms), and asks for its version.
+    /// (50 to 80 ms), or else a `docker-compose` that is v2; and asks for its version.
     ///
     /// # Errors
     /// There is none, only v1, or one older than [`VERSION_MIN`].
     pub async fn find(surroundings: &Surroundings) -> Result<Self, ComposeError> {
-        let environment = environment(surroundings);
+        Self::find_in(surroundings, &PLUGIN_FOLDERS).await
+    }
+
+    async fn find_in(surroundings: &Surroundings, folders: &[&str]) -> Result<Self, ComposeError> {
         let own = surroundings.docker_config_dir.join("cli-plugins");
-        let plugin = std::iter::once(own.as_path())
-            .chain(PLUGIN_FOLDERS.iter().map(Path::new))
+        let plugins = std::iter::once(own.as_path())
+            .chain(folders.iter().map(Path::new))
             .map(|folder| folder.join("docker-compose"))
-            .find(|path| path.is_file());
-        let (binary, first_arguments) = match plugin {
-            Some(plugin) => (plugin, Vec::new()),
-            None => (PathBuf::from("docker"), vec!["compose".into()]),
-        };
-        let mut compose = Self {
-            binary,
-            first_arguments,
-            environment,
-            version: VERSION_MIN,
-        };
-        compose.version = compose.ask_version(surroundings).await?;
-        if compose.version < VERSION_MIN {
-            return Err(ComposeError::TooOld {
-                found: compose.version,
-            });
+            .filter(|path| path.is_file())
+            .map(|path| (path, None));
+        let by_name = [
+            ("docker".into(), Some("compose")),
+            ("docker-compose".into(), None),
+        ];
+        let mut old = None;
+        for (binary, first_argument) in plugins.chain(by_name) {
+            let mut compose = Self {
+                binary,
+                first_arguments: first_argument.into_iter().map(OsString::from).collect(),
+                environment: environment(surroundings),
+                version: VERSION_MIN,
+            };
+            match compose.ask_version().await? {
+                Some(version) if version >= VERSION_MIN => {
+                    compose.version = version;
+                    return Ok(compose);
+                }
+                Some(version) => old = old.max(Some(version)),
+                None => {}
+            }
         }
-        Ok(compose)
+        match old {
+            None => Err(ComposeError::NotInstalled),
+            Some(version) if version.major < 2 => Err(ComposeError::OnlyV1),
+            Some(found) => Err(ComposeError::TooOld { found }),
+        }
     }
 
     /// The version that was found.
@@ -126,7 +139,8 @@ impl Compose {
         }
     }
 
-    async fn ask_version(&self, surroundings: &Surroundings) -> Result<Version, ComposeError> {
+    /// Its version; nothing when it is not there or is not Compose.
+    async fn ask_version(&self) -> Result<Option<Version>, ComposeError> {
         let mut arguments = self.first_arguments.clone();
         arguments.extend(["version", "--short"].map(OsString::from));
         let program = Program {
@@ -136,15 +150,14 @@ impl Compose {
             dir: PathBuf::from("/"),
             deadline: VERSION_DEADLINE,
         };
-        let output = match process::run(&program).await {
-            Ok(output) => output,
-            Err(ProcessError::Start { .. } | ProcessError::Failed { .. }) => return Err(none(surroundings)),
-            Err(error @ (ProcessError::Deadline { .. } | ProcessError::Follow { .. })) => {
-                return Err(error.into());
+        match process::run(&program).await {
+            Ok(output) => {
+                let text = String::from_utf8_lossy(output.stdout.whole().unwrap_or_default()).into_owned();
+                Ok(parse_version(&text))
             }
-        };
-        let text = String::from_utf8_lossy(output.stdout.whole().unwrap_or_default()).into_owned();
-        parse_version(&text).ok_or_else(|| none(surroundings))
+            Err(ProcessError::Start { .. } | ProcessError::Failed { .. }) => Ok(None),
+            Err(error @ (ProcessError::Deadline { .. } | ProcessError::Follow { .. })) => Err(error.into()),
+        }
     }
 }
 
@@ -258,15 +271,6 @@ fn environment(surroundings: &Surroundings) -> Vec<(OsString, OsString)> {
     ]
 }
 
-fn none(surroundings: &Surroundings) -> ComposeError {
-    let v1 = std::env::split_paths(&surroundings.path).any(|folder| folder.join("docker-compose").is_file());
-    if v1 {
-        ComposeError::OnlyV1
-    } else {
-        ComposeError::NotInstalled
-    }
-}
-
 /// Reads `2.26.1-4`, `v2.29.7` and their like.
 fn parse_version(text: &str) -> Option<Version> {
     let mut numbers = text.trim().trim_start_matches('v').split(['.', '-', '+']);
@@ -295,5 +299,47 @@ mod tests {
             let read = parse_version(text).map(|version| (version.major, version.minor));
             assert_eq!(read, version, "{text:?}");
         }
+    }
+
+    /// What is found where `PATH` has these of the fixtures' programs, by these names. (Links, because a program that
+    /// was just written can be busy while another test forks.)
+    async fn found(programs: &[(&str, &str)]) -> Result<(String, Version), ComposeError> {
+        let folder = tempfile::tempdir().unwrap();
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compose-fixtures/.programs");
+        for (name, program) in programs {
+            std::os::unix::fs::symlink(fixtures.join(program), folder.path().join(name)).unwrap();
+        }
+        let surroundings = Surroundings {
+            path: folder.path().into(),
+            home: folder.path().into(),
+            docker_socket: "/nonexistent/docker.sock".into(),
+            docker_config_dir: folder.path().join("none"),
+        };
+        let compose = Compose::find_in(&surroundings, &[]).await?;
+        Ok((compose.binary.display().to_string(), compose.version))
+    }
+
+    #[tokio::test]
+    async fn a_host_without_compose_v2_is_told_what_it_has() {
+        let plugin = ("docker", "docker-with-compose");
+        let none = ("docker", "docker-without-compose");
+        let v1 = ("docker-compose", "compose-v1");
+        let ok = found(&[plugin, v1]).await.unwrap();
+        assert_eq!(ok, ("docker".to_owned(), Version { major: 2, minor: 26 }));
+        let standalone = found(&[none, ("docker-compose", "compose-v2")]).await.unwrap();
+        assert_eq!(standalone.0, "docker-compose");
+        assert!(matches!(found(&[]).await, Err(ComposeError::NotInstalled)));
+        assert!(matches!(found(&[none]).await, Err(ComposeError::NotInstalled)));
+        assert!(matches!(found(&[none, v1]).await, Err(ComposeError::OnlyV1)));
+        let old = found(&[("docker", "docker-with-old-compose"), v1])
+            .await
+            .unwrap_err();
+        assert_eq!(
+            old.to_string(),
+            "Docker Compose 2.3 is too old; 2.20 is the oldest that works"
+        );
+        let problem = deploy_proto::problem::Problem::from(&old);
+        assert_eq!(problem.code, deploy_proto::problem::Code::HostUnfit);
+        assert!(problem.hint.is_some());
     }
 }

@@ -225,6 +225,16 @@ mod tests {
     }
 
     #[test]
+    fn values_that_double_each_other_stay_small() {
+        let mut text = String::from("V0=x\n");
+        for number in 1..200 {
+            let before = number - 1;
+            text.push_str(&format!("V{number}=$V{before}$V{before}\n"));
+        }
+        assert_eq!(value_of(&text, "V199").map(|value| value.len()), Some(256));
+    }
+
+    #[test]
     fn a_bad_line_is_named_and_its_content_is_not() {
         for (text, line) in [("A=1\nse cret=1\n", 2), ("A=1\n\np@ss=1", 3), ("A=\"1\n", 1)] {
             let error = read(Path::new(".env"), text, &Scope::new()).unwrap_err();

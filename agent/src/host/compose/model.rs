@@ -15,7 +15,7 @@ use serde_json::Value;
 pub struct Model {
     /// Its services, those of inactive profiles included.
     pub services: BTreeMap<ServiceName, ComposeService>,
-    /// The rest (networks, volumes, configs, ...), a fingerprint for each key.
+    /// The rest (networks, volumes, configs, ...; no extension fields), a fingerprint for each key.
     pub rest: BTreeMap<String, Fingerprint>,
 }
 
@@ -127,6 +127,8 @@ impl Model {
             .iter()
             .map(|(name, service)| Ok((name.parse().map_err(ModelError::Name)?, service_of(service)?)))
             .collect::<Result<_, ModelError>>()?;
+        // Extension fields do nothing, and are where people keep anchors: an image in `x-base` is edited there.
+        top.retain(|key, _| !key.starts_with("x-"));
         Ok(Self {
             services,
             rest: fingerprints(&top),

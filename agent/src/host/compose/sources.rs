@@ -2,6 +2,7 @@
 //!
 //! Reads only. What Compose would fetch from elsewhere is refused here, before Compose is ever called.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Project;
@@ -35,10 +36,20 @@ const OVERRIDE_NAMES: [&str; 4] = [
 ];
 
 /// A project's files as they were at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Sources {
     pub(super) start: Start,
     pub(super) files: Bytes,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `.env` holds secrets.
+        let files: Vec<&Path> = self.files().map(|(path, _)| path).collect();
+        f.debug_struct("Sources")
+            .field("files", &files)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Sources {

@@ -11,6 +11,11 @@ use std::rc::Rc;
 /// How deep defaults may stand within defaults: `${A:-${B:-c}}` is two.
 const NESTING_MAX: usize = 16;
 
+/// How long a value may become, in bytes, and of how many pieces: an image reference is under 500 bytes, and values
+/// that double each other must not fill the memory. What is beyond is left out; it is no image then, and refused.
+const VALUE_MAX_BYTES: usize = 16 * 1024;
+const PIECES_MAX: usize = 256;
+
 /// Bytes of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
@@ -59,6 +64,13 @@ impl Evaluated {
     pub(super) fn text(&self) -> String {
         self.pieces.iter().map(|piece| piece.text.as_str()).collect()
     }
+
+    fn add(&mut self, piece: Piece) {
+        let bytes: usize = self.pieces.iter().map(|piece| piece.text.len()).sum();
+        if self.pieces.len() < PIECES_MAX && bytes + piece.text.len() <= VALUE_MAX_BYTES {
+            self.pieces.push(piece);
+        }
+    }
 }
 
 /// Replaces the variables of a text.
@@ -96,7 +108,7 @@ fn walk(text: &str, offset: usize, origin: &Origin, scope: &Scope, depth: usize,
         );
         match what {
             // `$$` is one `$` made of two bytes: it has no place of its own.
-            Reference::Dollar => into.pieces.push(Piece {
+            Reference::Dollar => into.add(Piece {
                 text: "$".to_owned(),
                 place: None,
                 variable: origin.variable.clone(),
@@ -210,7 +222,7 @@ fn substitute(
         let at = base + variable.argument_at;
         walk(variable.argument, at, origin, scope, depth - 1, into);
     } else if let (Some(pieces), false) = (full, variable.operator.ends_with('+')) {
-        into.pieces.extend_from_slice(pieces);
+        pieces.iter().for_each(|piece| into.add(piece.clone()));
     } else if !variable.operator.ends_with('+') {
         into.missing.push(variable.name.to_owned());
     }
@@ -225,7 +237,7 @@ fn push(text: &str, at: usize, origin: &Origin, into: &mut Evaluated) {
         span: whole.span.start + at..whole.span.start + at + text.len(),
         within: whole.within.clone(),
     });
-    into.pieces.push(Piece {
+    into.add(Piece {
         text: text.to_owned(),
         place,
         variable: origin.variable.clone(),
