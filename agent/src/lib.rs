@@ -5,6 +5,8 @@
 //! and on the host's files). `history` is the journal and the releases; `config` is read before a port is bound; `app`
 //! puts them together, `serve` runs them.
 
+pub mod api;
+pub mod app;
 pub mod command;
 pub mod config;
 pub mod deploy;
@@ -12,5 +14,7 @@ pub mod history;
 pub mod host;
 pub mod metrics;
 pub mod policy;
+pub mod queue;
+pub mod serve;
 pub mod systemd;
 pub mod tls;

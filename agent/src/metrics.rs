@@ -71,29 +71,66 @@ impl Default for Metrics {
 impl Metrics {
     fn registered(mut self) -> Self {
         let build: Family<VersionLabels, Gauge> = Family::default();
-        build.get_or_create(&VersionLabels { version: env!("CARGO_PKG_VERSION").to_owned() }).set(1);
+        build
+            .get_or_create(&VersionLabels {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            })
+            .set(1);
         self.registry.register("build_info", "The agent's version", build);
-        self.registry.register("deployments", "Deployments that ended, by how", self.deployments.clone());
+        self.registry.register(
+            "deployments",
+            "Deployments that ended, by how",
+            self.deployments.clone(),
+        );
         self.registry.register(
             "last_deployment_duration_seconds",
             "From accepted to ended, of the last deployment",
             self.deployment_seconds.clone(),
         );
-        self.registry.register("release", "The release that runs", self.release.clone());
-        self.registry.register("stuck", "1 when the last deployment needs a person", self.stuck.clone());
-        self.registry.register("requests", "Requests on the signed API", self.requests.clone());
-        self.registry.register("requests_rejected", "Requests that were not let in, by reason", self.rejected.clone());
-        self.registry.register("reload_failures", "Reloads that kept the old configuration", self.reload_failures.clone());
-        for reason in Rejection::ALL.iter().map(|rejection| rejection.as_str()).chain(["unknown_key", "key_expired", "replayed"]) {
-            drop(self.rejected.get_or_create(&ReasonLabels { reason: reason.to_owned() }));
+        self.registry
+            .register("release", "The release that runs", self.release.clone());
+        self.registry.register(
+            "stuck",
+            "1 when the last deployment needs a person",
+            self.stuck.clone(),
+        );
+        self.registry
+            .register("requests", "Requests on the signed API", self.requests.clone());
+        self.registry.register(
+            "requests_rejected",
+            "Requests that were not let in, by reason",
+            self.rejected.clone(),
+        );
+        self.registry.register(
+            "reload_failures",
+            "Reloads that kept the old configuration",
+            self.reload_failures.clone(),
+        );
+        for reason in Rejection::ALL.iter().map(|rejection| rejection.as_str()).chain([
+            "unknown_key",
+            "key_expired",
+            "replayed",
+        ]) {
+            drop(self.rejected.get_or_create(&ReasonLabels {
+                reason: reason.to_owned(),
+            }));
         }
         self
     }
 
     /// Makes a project's label sets, so that they are there before anything happens.
     pub fn know_project(&self, project: &ProjectName) {
-        for result in [Ending::Live, Ending::Unchanged, Ending::Refused, Ending::RolledBack, Ending::Stuck] {
-            drop(self.deployments.get_or_create(&deployment_labels(project, result)));
+        for result in [
+            Ending::Live,
+            Ending::Unchanged,
+            Ending::Refused,
+            Ending::RolledBack,
+            Ending::Stuck,
+        ] {
+            drop(
+                self.deployments
+                    .get_or_create(&deployment_labels(project, result)),
+            );
         }
         drop(self.stuck.get_or_create(&project_labels(project)));
     }
@@ -101,22 +138,35 @@ impl Metrics {
     /// Notes the release that runs, and whether the last deployment is stuck.
     pub fn project_stands(&self, project: &ProjectName, release: Option<u32>, stuck: bool) {
         let labels = project_labels(project);
-        self.release.get_or_create(&labels).set(release.map_or(0, i64::from));
+        self.release
+            .get_or_create(&labels)
+            .set(release.map_or(0, i64::from));
         self.stuck.get_or_create(&labels).set(i64::from(stuck));
     }
 
     /// The release that runs (0: none is recorded), and whether the last deployment is stuck.
     pub fn standing(&self, project: &ProjectName) -> (i64, bool) {
         let labels = project_labels(project);
-        (self.release.get_or_create(&labels).get(), self.stuck.get_or_create(&labels).get() == 1)
+        (
+            self.release.get_or_create(&labels).get(),
+            self.stuck.get_or_create(&labels).get() == 1,
+        )
     }
 
     /// Counts a deployment that ended.
     pub fn deployment_ended(&self, project: &ProjectName, outcome: &Outcome) {
-        self.deployments.get_or_create(&deployment_labels(project, outcome.result)).inc();
+        self.deployments
+            .get_or_create(&deployment_labels(project, outcome.result))
+            .inc();
         let seconds = std::time::Duration::from_millis(outcome.elapsed_ms).as_secs_f64();
-        self.deployment_seconds.get_or_create(&project_labels(project)).set(seconds);
-        self.project_stands(project, outcome.release.map(|release| release.0), outcome.result == Ending::Stuck);
+        self.deployment_seconds
+            .get_or_create(&project_labels(project))
+            .set(seconds);
+        self.project_stands(
+            project,
+            outcome.release.map(|release| release.0),
+            outcome.result == Ending::Stuck,
+        );
     }
 
     /// Counts a request on the signed API.
@@ -126,7 +176,11 @@ impl Metrics {
 
     /// Counts a request that was not let in.
     pub fn rejected(&self, reason: &str) {
-        self.rejected.get_or_create(&ReasonLabels { reason: reason.to_owned() }).inc();
+        self.rejected
+            .get_or_create(&ReasonLabels {
+                reason: reason.to_owned(),
+            })
+            .inc();
     }
 
     /// Counts a reload that kept the old configuration.
@@ -138,7 +192,10 @@ impl Metrics {
     pub fn openmetrics(&self) -> String {
         let mut text = String::new();
         if let Err(error) = encode(&mut text, &self.registry) {
-            tracing::error!(error = &error as &dyn std::error::Error, "metrics cannot be written");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "metrics cannot be written"
+            );
         }
         text
     }
@@ -175,11 +232,16 @@ fn deployment_labels(project: &ProjectName, result: Ending) -> DeploymentLabels 
         Ending::RolledBack => "rolled_back",
         Ending::Stuck => "stuck",
     };
-    DeploymentLabels { project: project.to_string(), result: result.to_owned() }
+    DeploymentLabels {
+        project: project.to_string(),
+        result: result.to_owned(),
+    }
 }
 
 fn project_labels(project: &ProjectName) -> ProjectLabels {
-    ProjectLabels { project: project.to_string() }
+    ProjectLabels {
+        project: project.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -191,9 +253,18 @@ mod tests {
         let metrics = Metrics::default();
         metrics.know_project(&"shop".parse().unwrap());
         let text = metrics.text();
-        assert!(text.contains("# TYPE deploy_agent_deployments_total counter\n"), "{text}");
-        assert!(text.contains("deploy_agent_deployments_total{project=\"shop\",result=\"rolled_back\"} 0\n"), "{text}");
-        assert!(text.contains("deploy_agent_requests_rejected_total{reason=\"replayed\"} 0\n"), "{text}");
+        assert!(
+            text.contains("# TYPE deploy_agent_deployments_total counter\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("deploy_agent_deployments_total{project=\"shop\",result=\"rolled_back\"} 0\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("deploy_agent_requests_rejected_total{reason=\"replayed\"} 0\n"),
+            "{text}"
+        );
         assert!(!text.contains("# EOF"));
         assert!(metrics.openmetrics().ends_with("# EOF\n"));
     }

@@ -53,8 +53,11 @@ impl ServiceScope {
         match self {
             Self::All => Ok(()),
             Self::Only(services) if services.contains(service) => Ok(()),
-            Self::Only(_) => Err(Problem::new(Code::NotAllowed, format!("this key may not change service {service}"))
-                .hint("the host's agent.toml lists the services of each key")),
+            Self::Only(_) => Err(Problem::new(
+                Code::NotAllowed,
+                format!("this key may not change service {service}"),
+            )
+            .hint("the host's agent.toml lists the services of each key")),
         }
     }
 }
@@ -67,11 +70,17 @@ impl ServiceScope {
 pub fn permit_push(key: &Key, project: &Project, push: Push) -> Result<Permitted<Push>, Problem> {
     may(key, Action::Push, project)?;
     if push.images.is_empty() || push.images.len() > CHANGES_MAX {
-        let detail = format!("a push names between 1 and {CHANGES_MAX} images, this one {}", push.images.len());
+        let detail = format!(
+            "a push names between 1 and {CHANGES_MAX} images, this one {}",
+            push.images.len()
+        );
         return Err(Problem::new(Code::BadRequest, detail));
     }
     if !push.source.is_well_formed() {
-        return Err(Problem::new(Code::BadRequest, "the push's source has an over-long text or a control character"));
+        return Err(Problem::new(
+            Code::BadRequest,
+            "the push's source has an over-long text or a control character",
+        ));
     }
     let services = service_scope(key);
     for change in &push.images {
@@ -80,7 +89,11 @@ pub fn permit_push(key: &Key, project: &Project, push: Push) -> Result<Permitted
         }
         permit_image(project, &change.image)?;
     }
-    Ok(Permitted { request: push, key: key.name.clone(), services })
+    Ok(Permitted {
+        request: push,
+        key: key.name.clone(),
+        services,
+    })
 }
 
 /// Permits a rollback, or any other request that names no image.
@@ -89,7 +102,11 @@ pub fn permit_push(key: &Key, project: &Project, push: Push) -> Result<Permitted
 /// `not_allowed`.
 pub fn permit<T>(key: &Key, action: Action, project: &Project, request: T) -> Result<Permitted<T>, Problem> {
     may(key, action, project)?;
-    Ok(Permitted { request, key: key.name.clone(), services: service_scope(key) })
+    Ok(Permitted {
+        request,
+        key: key.name.clone(),
+        services: service_scope(key),
+    })
 }
 
 fn service_scope(key: &Key) -> ServiceScope {
@@ -101,12 +118,21 @@ fn service_scope(key: &Key) -> ServiceScope {
 
 fn may(key: &Key, action: Action, project: &Project) -> Result<(), Problem> {
     if !key.projects.contains(&project.name) {
-        return Err(Problem::new(Code::NotAllowed, format!("key {} may not touch project {}", key.name, project.name))
-            .hint("the host's agent.toml lists the projects of each key"));
+        return Err(Problem::new(
+            Code::NotAllowed,
+            format!("key {} may not touch project {}", key.name, project.name),
+        )
+        .hint("the host's agent.toml lists the projects of each key"));
     }
     if !key.allow.contains(&action) {
-        let detail = format!("key {} may not {} project {}", key.name, action.as_str(), project.name);
-        return Err(Problem::new(Code::NotAllowed, detail).hint("the host's agent.toml lists what each key may do (allow)"));
+        let detail = format!(
+            "key {} may not {} project {}",
+            key.name,
+            action.as_str(),
+            project.name
+        );
+        return Err(Problem::new(Code::NotAllowed, detail)
+            .hint("the host's agent.toml lists what each key may do (allow)"));
     }
     Ok(())
 }
@@ -117,14 +143,25 @@ fn may(key: &Key, action: Action, project: &Project) -> Result<(), Problem> {
 /// `image_not_allowed`, `tag_not_allowed`.
 pub fn permit_image(project: &Project, image: &ImageRef) -> Result<(), Problem> {
     if !is_listed(project, image.repository()) {
-        let detail = format!("{} may not be deployed in project {}", image.repository(), project.name);
-        let hint = format!("the host allows {}; see images in its projects.d/{}.toml", project.images.join(", "), project.name);
+        let detail = format!(
+            "{} may not be deployed in project {}",
+            image.repository(),
+            project.name
+        );
+        let hint = format!(
+            "the host allows {}; see images in its projects.d/{}.toml",
+            project.images.join(", "),
+            project.name
+        );
         return Err(Problem::new(Code::ImageNotAllowed, detail).hint(hint));
     }
     match image.tag() {
         _ if project.allow_latest => Ok(()),
         None if image.digest().is_none() => Err(tag_refusal(image, "has no tag, which means latest")),
-        Some("latest") => Err(tag_refusal(image, "says latest, which means something else every day")),
+        Some("latest") => Err(tag_refusal(
+            image,
+            "says latest, which means something else every day",
+        )),
         Some(_) | None => Ok(()),
     }
 }
@@ -138,13 +175,22 @@ fn tag_refusal(image: &ImageRef, why: &str) -> Problem {
 /// `acme/api` on the list does not allow `evil.example/acme/api`.
 pub fn is_listed(project: &Project, repository: &str) -> bool {
     let repository = canonical_repository(repository);
-    project.images.iter().any(|pattern| matches(&canonical_repository(pattern), &repository))
+    project
+        .images
+        .iter()
+        .any(|pattern| matches(&canonical_repository(pattern), &repository))
 }
 
 /// `*` stands for any run of characters but `/`.
 fn matches(pattern: &str, text: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
-    let Some(tail) = text.strip_prefix(head) else { return false };
+    let Some((head, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(tail) = text.strip_prefix(head) else {
+        return false;
+    };
     let ends = tail.find('/').unwrap_or(tail.len());
-    (0..=ends).filter_map(|skip| tail.get(skip..)).any(|tail| matches(rest, tail))
+    (0..=ends)
+        .filter_map(|skip| tail.get(skip..))
+        .any(|tail| matches(rest, tail))
 }

@@ -20,6 +20,8 @@ impl Feed {
     /// Starts watching. Events sent from now on arrive; earlier ones are in the journal.
     pub fn watch(&self, id: &DeploymentId) -> broadcast::Receiver<Event> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever watched an ended deployment left a channel that nobody closes.
+        channels.retain(|_, channel| channel.receiver_count() > 0);
         channels
             .entry(id.clone())
             .or_insert_with(|| broadcast::channel(BACKLOG).0)

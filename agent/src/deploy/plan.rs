@@ -8,6 +8,7 @@ use deploy_proto::names::{ProjectName, ReleaseNumber, ServiceName};
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::push::Change;
 use deploy_proto::release::{PlanView, PlannedEdit, PlannedService};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Pin, Probe, ProbeCheck, Project};
@@ -18,6 +19,8 @@ use crate::policy;
 pub struct Plan {
     /// The project.
     pub project: ProjectName,
+    /// When it was made: containers that were created since then are this deployment's.
+    pub made_at: Timestamp,
     /// The release that runs now, if one is recorded.
     pub from: Option<ReleaseNumber>,
     /// The release that this makes or goes back to.
@@ -237,6 +240,8 @@ pub struct Purpose<'a> {
     pub from: Option<ReleaseNumber>,
     /// The release that this makes or goes back to.
     pub to: ReleaseNumber,
+    /// The host's time.
+    pub now: Timestamp,
 }
 
 /// Splits the wanted services into those that change and those that run it already.
@@ -298,6 +303,7 @@ pub fn make(
     }));
     Ok(Plan {
         project: purpose.project.name.clone(),
+        made_at: purpose.now,
         from: purpose.from,
         to: purpose.to,
         unchanged: unchanged.iter().filter_map(service_plan).collect(),

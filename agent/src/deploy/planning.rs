@@ -112,7 +112,18 @@ async fn plan_push<H: Host>(
         next
     };
     let from = live.as_ref().or(found.as_ref()).map(|release| release.number);
-    let plan = assemble(host, &Purpose { project, from, to }, &facts, &wanted).await?;
+    let plan = assemble(
+        host,
+        &Purpose {
+            project,
+            from,
+            to,
+            now: asked.now,
+        },
+        &facts,
+        &wanted,
+    )
+    .await?;
     let made = Release {
         project: project.name.clone(),
         number: to,
@@ -151,6 +162,7 @@ async fn plan_rollback<H: Host>(
         project,
         from: live.map(|release| release.number),
         to: target.number,
+        now: asked.now,
     };
     let plan = assemble(host, &purpose, &facts, &wanted).await?;
     Ok(Planned {

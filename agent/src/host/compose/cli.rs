@@ -91,7 +91,9 @@ impl Compose {
         };
         compose.version = compose.ask_version(surroundings).await?;
         if compose.version < VERSION_MIN {
-            return Err(ComposeError::TooOld { found: compose.version });
+            return Err(ComposeError::TooOld {
+                found: compose.version,
+            });
         }
         Ok(compose)
     }
@@ -137,7 +139,9 @@ impl Compose {
         let output = match process::run(&program).await {
             Ok(output) => output,
             Err(ProcessError::Start { .. } | ProcessError::Failed { .. }) => return Err(none(surroundings)),
-            Err(error @ (ProcessError::Deadline { .. } | ProcessError::Follow { .. })) => return Err(error.into()),
+            Err(error @ (ProcessError::Deadline { .. } | ProcessError::Follow { .. })) => {
+                return Err(error.into());
+            }
         };
         let text = String::from_utf8_lossy(output.stdout.whole().unwrap_or_default()).into_owned();
         parse_version(&text).ok_or_else(|| none(surroundings))
@@ -163,7 +167,9 @@ impl ComposeProject {
     /// Compose does not accept the files, or does not end in time.
     pub async fn config(&self) -> Result<Model, ComposeError> {
         let arguments = ["--profile", "*", "config", "--format", "json"].map(OsString::from);
-        let output = self.run(Doing::Reading, arguments.into(), CONFIG_DEADLINE).await?;
+        let output = self
+            .run(Doing::Reading, arguments.into(), CONFIG_DEADLINE)
+            .await?;
         let Some(json) = output.stdout.whole() else {
             return Err(ComposeError::ConfigTooLarge);
         };
@@ -180,7 +186,15 @@ impl ComposeProject {
             // Without names it would mean all services.
             return Ok(());
         }
-        let options = ["up", "-d", "--no-deps", "--no-build", "--pull", "never"];
+        // `.env` may say COMPOSE_REMOVE_ORPHANS=1, which would remove containers that were not named.
+        let only_these = [
+            "--no-deps",
+            "--no-build",
+            "--pull",
+            "never",
+            "--remove-orphans=false",
+        ];
+        let options = [&["up", "-d"], only_these.as_slice()].concat();
         self.act(&options, services, deadline).await
     }
 
@@ -195,7 +209,12 @@ impl ComposeProject {
         self.act(&["rm", "--stop", "--force"], services, deadline).await
     }
 
-    async fn act(&self, options: &[&str], services: &[ServiceName], deadline: Duration) -> Result<(), ComposeError> {
+    async fn act(
+        &self,
+        options: &[&str],
+        services: &[ServiceName],
+        deadline: Duration,
+    ) -> Result<(), ComposeError> {
         let names = services.iter().map(ServiceName::as_str);
         let arguments = options.iter().copied().chain(names).map(OsString::from).collect();
         self.run(Doing::Acting, arguments, deadline).await.map(drop)
@@ -211,12 +230,16 @@ impl ComposeProject {
         program.arguments.extend(arguments);
         program.deadline = deadline;
         process::run(&program).await.map_err(|error| match error {
-            ProcessError::Failed { status, last_lines, .. } => ComposeError::Failed {
+            ProcessError::Failed {
+                status, last_lines, ..
+            } => ComposeError::Failed {
                 project: self.name.clone(),
                 status,
                 problem: super::failure::explain(doing, &last_lines),
             },
-            ProcessError::Start { .. } | ProcessError::Follow { .. } | ProcessError::Deadline { .. } => error.into(),
+            ProcessError::Start { .. } | ProcessError::Follow { .. } | ProcessError::Deadline { .. } => {
+                error.into()
+            }
         })
     }
 }
@@ -228,13 +251,20 @@ fn environment(surroundings: &Surroundings) -> Vec<(OsString, OsString)> {
         ("PATH".into(), surroundings.path.clone()),
         ("HOME".into(), surroundings.home.clone().into()),
         ("DOCKER_HOST".into(), host),
-        ("DOCKER_CONFIG".into(), surroundings.docker_config_dir.clone().into()),
+        (
+            "DOCKER_CONFIG".into(),
+            surroundings.docker_config_dir.clone().into(),
+        ),
     ]
 }
 
 fn none(surroundings: &Surroundings) -> ComposeError {
     let v1 = std::env::split_paths(&surroundings.path).any(|folder| folder.join("docker-compose").is_file());
-    if v1 { ComposeError::OnlyV1 } else { ComposeError::NotInstalled }
+    if v1 {
+        ComposeError::OnlyV1
+    } else {
+        ComposeError::NotInstalled
+    }
 }
 
 /// Reads `2.26.1-4`, `v2.29.7` and their like.

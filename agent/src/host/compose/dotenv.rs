@@ -105,7 +105,9 @@ fn entry(text: &str, start: usize, entries: &mut Vec<Entry>) -> Result<usize, Do
     let name = rest.get(..length).unwrap_or_default().trim_end();
     let good = |c: char| c.is_alphanumeric() || "_.-[]".contains(c) || (blank(c) && c != ' ');
     if !name.chars().all(|c| good(c) || c == ' ') {
-        return Err(failed("a variable's name has a character that may not stand in it"));
+        return Err(failed(
+            "a variable's name has a character that may not stand in it",
+        ));
     }
     if name.contains(' ') {
         return Err(failed("a variable's name has a space in it"));

@@ -3,7 +3,7 @@
 //!
 //! A rollback is the same edit with the old images, so it also works on a file that a person has edited since: what
 //! else was changed stays. The result is checked by reading the edited bytes again before anything is written; the
-//! caller then compares `docker compose config` before and after ([`super::model::differences`]).
+//! caller then compares `docker compose config` before and after ([`super::difference::beyond`]).
 //!
 //! A tag that is the default of a variable (`${TAG:-dev}`) which `.env` does not set is changed where it stands. A
 //! line added to `.env` would work too, but it would put the truth in a second place, override the file that people
@@ -15,47 +15,14 @@ use std::path::{Path, PathBuf};
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
 
+use crate::deploy::plan::{Edits, FileEdit, LineEdit};
+
 use super::image_line::{Change, InVariables, Splice, change};
 use super::locate::{Image, Located, Stop};
 use super::model::Model;
 use super::refusal::EditRefusal;
 use super::sources::Sources;
-
-/// What is to be written, and what comes of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edit {
-    /// The files that change; none when everything is there already.
-    pub files: Vec<FileEdit>,
-    /// The images as `docker compose config` will show them, for each service that was named.
-    pub images: BTreeMap<ServiceName, ImageRef>,
-    /// The services whose wanted digest could not be written, because their tag stands in a variable that serves
-    /// several images or is not the end of the text. They run the wanted tag; the release records the digest.
-    pub unpinned: BTreeSet<ServiceName>,
-}
-
-/// One file's change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileEdit {
-    /// The file, absolute; it may be a symbolic link.
-    pub path: PathBuf,
-    /// Its bytes as they were read.
-    pub before: Vec<u8>,
-    /// Its bytes as they shall be.
-    pub after: Vec<u8>,
-    /// The changes, for people: the image or the `.env` entry only, not the rest of the line.
-    pub lines: Vec<LineEdit>,
-}
-
-/// One changed text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LineEdit {
-    /// Counted from 1.
-    pub line: usize,
-    /// The image or `.env` entry as it was.
-    pub before: String,
-    /// The same as it shall be.
-    pub after: String,
-}
+use super::splice::{line_at, lines, spliced, touches};
 
 /// Works out the edit that makes the named services run the wanted images.
 ///
@@ -68,7 +35,7 @@ pub fn edit(
     sources: &Sources,
     model: &Model,
     wanted: &BTreeMap<ServiceName, ImageRef>,
-) -> Result<Edit, EditRefusal> {
+) -> Result<Edits, EditRefusal> {
     let located = locate(sources)?;
     let mut found = BTreeMap::new();
     for (service, image) in wanted {
@@ -84,7 +51,8 @@ pub fn edit(
         };
         match attempt.run(&tag_only) {
             Ok(edit) => return Ok(edit),
-            Err((refusal, involved)) => {
+            Err(refused) => {
+                let (refusal, involved) = *refused;
                 // A digest belongs to one image; a variable that serves several can hold the tag only.
                 let more: Vec<ServiceName> = involved.difference(&tag_only).cloned().collect();
                 if more.is_empty() {
@@ -120,23 +88,41 @@ fn target<'l>(
         });
     };
     let Some(Image::At(at)) = located.get(service.as_str()) else {
-        return Err(EditRefusal::NoImage { service: service.clone() });
+        return Err(EditRefusal::NoImage {
+            service: service.clone(),
+        });
     };
     let (service, file, line) = (service.clone(), at.file.clone(), at.line);
     if let Some(how) = at.unusual {
-        return Err(EditRefusal::Unusual { service, how, file, line });
+        return Err(EditRefusal::Unusual {
+            service,
+            how,
+            file,
+            line,
+        });
     }
     let text = at.value.text();
     let compose = in_compose.image.clone().unwrap_or_default();
     if text != compose {
         let found = text;
-        return Err(EditRefusal::NotUnderstood { service, found, compose, file, line });
+        return Err(EditRefusal::NotUnderstood {
+            service,
+            found,
+            compose,
+            file,
+            line,
+        });
     }
     let image: ImageRef = match (text.parse(), at.value.missing.first()) {
         (Ok(image), _) => image,
         (Err(_), Some(variable)) => {
             let variable = variable.clone();
-            return Err(EditRefusal::VariableMissing { service, variable, file, line });
+            return Err(EditRefusal::VariableMissing {
+                service,
+                variable,
+                file,
+                line,
+            });
         }
         (Err(reason), None) => return Err(EditRefusal::BadImage { service, reason }),
     };
@@ -159,14 +145,16 @@ struct Attempt<'a> {
 }
 
 /// A refusal, and the services that might do without their digests.
-type Refused = (EditRefusal, BTreeSet<ServiceName>);
+type Refused = Box<(EditRefusal, BTreeSet<ServiceName>)>;
 
 impl Attempt<'_> {
-    fn run(&self, tag_only: &BTreeSet<ServiceName>) -> Result<Edit, Refused> {
-        let changes = self.changes(tag_only).map_err(|refusal| (refusal, BTreeSet::new()))?;
+    fn run(&self, tag_only: &BTreeSet<ServiceName>) -> Result<Edits, Refused> {
+        let changes = self
+            .changes(tag_only)
+            .map_err(|refusal| Box::new((refusal, BTreeSet::new())))?;
         let splices = self.merged(&changes)?;
         let (files, after) = self.applied(&splices);
-        let relocated = locate(&after).map_err(|refusal| (refusal, BTreeSet::new()))?;
+        let relocated = locate(&after).map_err(|refusal| Box::new((refusal, BTreeSet::new())))?;
         self.check_named(&changes, &relocated)?;
         self.check_others(&changes, &splices, &relocated)?;
         let unpinned = changes
@@ -180,22 +168,33 @@ impl Attempt<'_> {
             .into_iter()
             .map(|(service, change)| (service.clone(), change.image))
             .collect();
-        Ok(Edit { files, images, unpinned })
+        Ok(Edits {
+            files,
+            images,
+            unpinned,
+        })
     }
 
-    fn changes(&self, tag_only: &BTreeSet<ServiceName>) -> Result<BTreeMap<&ServiceName, Change>, EditRefusal> {
+    fn changes(
+        &self,
+        tag_only: &BTreeSet<ServiceName>,
+    ) -> Result<BTreeMap<&ServiceName, Change>, EditRefusal> {
         let mut changes = BTreeMap::new();
         for (service, wanted) in self.wanted {
-            let Some((at, old)) = self.found.get(service) else { continue };
+            let Some((at, old)) = self.found.get(service) else {
+                continue;
+            };
             let in_variables = if tag_only.contains(service) {
                 InVariables::TagOnly
             } else {
                 InVariables::Pin
             };
-            let change = change(&at.value.pieces, old, wanted, in_variables).map_err(|error| EditRefusal::InParts {
-                service: service.clone(),
-                parts: self.parts(at),
-                wanted: error.wanted,
+            let change = change(&at.value.pieces, old, wanted, in_variables).map_err(|error| {
+                EditRefusal::InParts {
+                    service: service.clone(),
+                    parts: self.parts(at),
+                    wanted: error.wanted,
+                }
             })?;
             changes.insert(service, change);
         }
@@ -220,7 +219,7 @@ impl Attempt<'_> {
                             file,
                             line,
                         };
-                        return Err((refusal, self.pinned_by_variable(changes, &services)));
+                        return Err(Box::new((refusal, self.pinned_by_variable(changes, &services))));
                     }
                 }
             }
@@ -236,7 +235,9 @@ impl Attempt<'_> {
             by_file.entry(&splice.place.file).or_default().push(splice);
         }
         for (path, mut splices) in by_file {
-            let Some(Some(before)) = self.sources.files.get(path) else { continue };
+            let Some(Some(before)) = self.sources.files.get(path) else {
+                continue;
+            };
             splices.sort_by_key(|splice| splice.place.span.start);
             let bytes = spliced(before, 0..before.len(), &splices);
             after.files.insert(path.to_owned(), Some(bytes.clone()));
@@ -266,7 +267,7 @@ impl Attempt<'_> {
                 wanted: change.image.clone(),
             };
             let all = changes.keys().map(|service| (*service).clone()).collect();
-            return Err((refusal, self.pinned_by_variable(changes, &all)));
+            return Err(Box::new((refusal, self.pinned_by_variable(changes, &all))));
         }
         Ok(())
     }
@@ -290,10 +291,9 @@ impl Attempt<'_> {
         let uses = |splice: &&Splice| {
             others.iter().any(|other| match self.located.get(other.as_str()) {
                 Some(Image::At(at)) => at.value.pieces.iter().any(|piece| {
-                    piece
-                        .place
-                        .as_ref()
-                        .is_some_and(|place| place.file == splice.place.file && place.within == splice.place.within)
+                    piece.place.as_ref().is_some_and(|place| {
+                        place.file == splice.place.file && place.within == splice.place.within
+                    })
                 }),
                 Some(Image::Absent | Image::Removed) | None => false,
             })
@@ -301,11 +301,16 @@ impl Attempt<'_> {
         let splice = splices.iter().find(uses).or(splices.first());
         let (file, line) = splice.map_or((PathBuf::new(), 0), |splice| self.line_of(splice));
         let refusal = match splice.and_then(|splice| splice.variable.clone()) {
-            Some(variable) => EditRefusal::SharedVariable { variable, file, line, others },
+            Some(variable) => EditRefusal::SharedVariable {
+                variable,
+                file,
+                line,
+                others,
+            },
             None => EditRefusal::SharedLine { file, line, others },
         };
         let all = changes.keys().map(|service| (*service).clone()).collect();
-        Err((refusal, self.pinned_by_variable(changes, &all)))
+        Err(Box::new((refusal, self.pinned_by_variable(changes, &all))))
     }
 
     /// Those of the services whose digests went into a variable.
@@ -329,7 +334,11 @@ impl Attempt<'_> {
     }
 
     fn line_of(&self, splice: &Splice) -> (PathBuf, usize) {
-        let bytes = self.sources.files.get(&*splice.place.file).and_then(Option::as_deref);
+        let bytes = self
+            .sources
+            .files
+            .get(&*splice.place.file)
+            .and_then(Option::as_deref);
         let line = line_at(bytes.unwrap_or_default(), splice.place.span.start);
         (splice.place.file.to_path_buf(), line)
     }
@@ -353,45 +362,4 @@ fn text_of(image: Option<&Image>) -> Option<String> {
         Some(Image::At(at)) => Some(at.value.text()),
         Some(Image::Absent | Image::Removed) | None => None,
     }
-}
-
-fn touches(a: &Splice, b: &Splice) -> bool {
-    let (x, y) = (&a.place.span, &b.place.span);
-    a.place.file == b.place.file && (x == y || (x.start < y.end && y.start < x.end))
-}
-
-/// A part of the bytes with the splices (in order) applied.
-fn spliced(bytes: &[u8], part: std::ops::Range<usize>, splices: &[&Splice]) -> Vec<u8> {
-    let mut result = Vec::new();
-    let mut at = part.start;
-    for splice in splices {
-        result.extend_from_slice(bytes.get(at..splice.place.span.start).unwrap_or_default());
-        result.extend_from_slice(splice.text.as_bytes());
-        at = splice.place.span.end;
-    }
-    result.extend_from_slice(bytes.get(at..part.end).unwrap_or_default());
-    result
-}
-
-fn lines(before: &[u8], splices: &[&Splice]) -> Vec<LineEdit> {
-    splices
-        .chunk_by(|a, b| a.place.within == b.place.within)
-        .filter_map(|together| {
-            let within = together.first()?.place.within.clone();
-            let old = before.get(within.clone()).unwrap_or_default();
-            Some(LineEdit {
-                line: line_at(before, within.start),
-                before: String::from_utf8_lossy(old).into_owned(),
-                after: String::from_utf8_lossy(&spliced(before, within, together)).into_owned(),
-            })
-        })
-        .collect()
-}
-
-/// The line of a byte, counted from 1; LF, CRLF and CR alone end lines.
-fn line_at(bytes: &[u8], at: usize) -> usize {
-    let head = bytes.get(..at).unwrap_or(bytes);
-    let lone_cr = head.windows(2).filter(|pair| pair[0] == b'\r' && pair[1] != b'\n').count();
-    let last_cr = usize::from(head.last() == Some(&b'\r'));
-    1 + head.iter().filter(|byte| **byte == b'\n').count() + lone_cr + last_cr
 }

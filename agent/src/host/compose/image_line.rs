@@ -72,14 +72,19 @@ pub(super) fn change(
             (None, new) => replace(pieces, from, to, &format!("{sign}{}", new.unwrap_or_default()))?,
         };
         match splices.last_mut() {
-            Some(last) if last.place.file == splice.place.file && last.place.span.end == splice.place.span.start => {
+            Some(last)
+                if last.place.file == splice.place.file && last.place.span.end == splice.place.span.start =>
+            {
                 last.place.span.end = splice.place.span.end;
                 last.text.push_str(&splice.text);
             }
             Some(_) | None => splices.push(splice),
         }
     }
-    Ok(Change { splices, image: wanted })
+    Ok(Change {
+        splices,
+        image: wanted,
+    })
 }
 
 /// The wanted image with the repository as it is written, and without a digest where none can stand: behind a
@@ -92,7 +97,9 @@ fn writable(pieces: &[Piece], old: &ImageRef, wanted: &ImageRef, in_variables: I
         text.push_str(tag);
     }
     let tagged = text.parse().unwrap_or_else(|_| wanted.without_digest());
-    let Some(digest) = wanted.digest() else { return tagged };
+    let Some(digest) = wanted.digest() else {
+        return tagged;
+    };
     let last_is_variable = pieces.last().is_some_and(|piece| piece.variable.is_some());
     let suffix_at = old.repository().len();
     let suffix_has_variable = overlapping(pieces, suffix_at, usize::MAX)
@@ -104,12 +111,18 @@ fn writable(pieces: &[Piece], old: &ImageRef, wanted: &ImageRef, in_variables: I
         // A digest that stands there already has to follow the tag.
         (_, false) => !suffix_has_variable || old.digest().is_some(),
     };
-    if can { tagged.with_digest(digest.clone()) } else { tagged }
+    if can {
+        tagged.with_digest(digest.clone())
+    } else {
+        tagged
+    }
 }
 
 /// Replaces the text from `from` to `to` by changing one piece only; the parts of it in other pieces must stay right.
 fn replace(pieces: &[Piece], from: usize, to: usize, new: &str) -> Result<Splice, InParts> {
-    let in_parts = || InParts { wanted: new.to_owned() };
+    let in_parts = || InParts {
+        wanted: new.to_owned(),
+    };
     let candidates: Vec<Splice> = overlapping(pieces, from, to)
         .into_iter()
         .filter_map(|(start, piece)| {
@@ -221,7 +234,11 @@ mod tests {
             ("a/b:v1", "a/b:v2", "yaml[4..6]=v2 -> a/b:v2"),
             ("a/b:v1", "a/b:v1", " -> a/b:v1"),
             ("a/b:v1", "a/b:v2@NEW", "yaml[4..6]=v2@NEW -> a/b:v2@NEW"),
-            ("a/b:v1@OLD", "a/b:v2@NEW", "yaml[4..6]=v2 yaml[7..78]=NEW -> a/b:v2@NEW"),
+            (
+                "a/b:v1@OLD",
+                "a/b:v2@NEW",
+                "yaml[4..6]=v2 yaml[7..78]=NEW -> a/b:v2@NEW",
+            ),
             ("a/b:v1@OLD", "a/b:v2", "yaml[4..78]=v2 -> a/b:v2"),
             ("a/b:v1@OLD", "a/b", "yaml[3..78]= -> a/b"),
             ("a/b", "a/b:v2@NEW", "yaml[3..3]=:v2@NEW -> a/b:v2@NEW"),
@@ -231,14 +248,29 @@ mod tests {
             ("a/b:|$v1@OLD", "a/b:v2", "1[0..74]=v2 -> a/b:v2"),
             ("$a/b:v1", "a/b:v2", "0[4..6]=v2 -> a/b:v2"),
             ("$a|/b", "a/b:v2", "yaml[3..3]=:v2 -> a/b:v2"),
-            ("a/b:|$v1|-alpine", "a/b:v2-alpine@NEW", "1[0..2]=v2 -> a/b:v2-alpine"),
+            (
+                "a/b:|$v1|-alpine",
+                "a/b:v2-alpine@NEW",
+                "1[0..2]=v2 -> a/b:v2-alpine",
+            ),
             ("a/b:|$v1|-alpine", "a/b:v2", "no v2"),
             ("a/b:|$1|.|$5", "a/b:1.6", "3[0..1]=6 -> a/b:1.6"),
             ("a/b:|$1|.|$5", "a/b:2.7", "no 2.7"),
-            ("a/b:|$v1|@OLD", "a/b:v2@NEW", "1[0..2]=v2 yaml[7..78]=NEW -> a/b:v2@NEW"),
+            (
+                "a/b:|$v1|@OLD",
+                "a/b:v2@NEW",
+                "1[0..2]=v2 yaml[7..78]=NEW -> a/b:v2@NEW",
+            ),
         ] {
-            assert_eq!(check(parts, wanted, InVariables::Pin), result, "{parts} to {wanted}");
+            assert_eq!(
+                check(parts, wanted, InVariables::Pin),
+                result,
+                "{parts} to {wanted}"
+            );
         }
-        assert_eq!(check("a/b:|$v1", "a/b:v2@NEW", InVariables::TagOnly), "1[0..2]=v2 -> a/b:v2");
+        assert_eq!(
+            check("a/b:|$v1", "a/b:v2@NEW", InVariables::TagOnly),
+            "1[0..2]=v2 -> a/b:v2"
+        );
     }
 }

@@ -2,16 +2,20 @@
 //! keys. Pure: it works on the bytes it is given and says which file it lacks.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::dotenv;
+use super::layers::{Layer, Merge, lay_over};
+use super::paths::local;
 use super::refusal::EditRefusal;
 use super::template::{Evaluated, Origin, Place, Scope, evaluate};
 use super::yaml::{Document, Kind, Node, Style, parse};
 
 /// How deep `include` and `extends` may follow each other.
 const DEPTH_MAX: usize = 16;
+/// How many services are looked at in all, so that files that extend each other in many ways end in time.
+const STEPS_MAX: usize = 100_000;
 
 /// The bytes of files by their paths; a file that was looked for and does not exist is `None`.
 pub(super) type Bytes = BTreeMap<PathBuf, Option<Vec<u8>>>;
@@ -68,8 +72,14 @@ pub(super) fn images(start: &Start, bytes: &Bytes) -> Result<BTreeMap<String, Im
     let mut walk = Walk {
         bytes,
         parsed: BTreeMap::new(),
+        steps: 0,
     };
-    let scope = walk.scope(std::slice::from_ref(&start.dotenv), &Scope::new(), &start.dir, true)?;
+    let scope = walk.scope(
+        std::slice::from_ref(&start.dotenv),
+        &Scope::new(),
+        &start.dir,
+        true,
+    )?;
     let context = Context {
         dir: &start.dir,
         scope: &scope,
@@ -90,41 +100,43 @@ struct Context<'c> {
 struct Walk<'b> {
     bytes: &'b Bytes,
     parsed: BTreeMap<PathBuf, Rc<Vec<Document>>>,
+    steps: usize,
 }
 
 impl Walk<'_> {
     /// The services of several files and documents, later ones overriding.
-    fn chain(&mut self, files: &[PathBuf], by: &Path, at: &Context<'_>) -> Result<BTreeMap<String, Image>, Stop> {
+    fn chain(
+        &mut self,
+        files: &[PathBuf],
+        by: &Path,
+        at: &Context<'_>,
+    ) -> Result<BTreeMap<String, Image>, Stop> {
         if at.depth == 0 {
-            return Err(Stop::Refused(EditRefusal::TooMuch {
-                limit: "`include` and `extends` may be nested 16 deep",
-            }));
+            return Err(too_deep());
         }
-        let mut all = BTreeMap::new();
+        let mut all = Layer::new();
         for file in files {
             let documents = self.documents(file, by)?;
             for document in documents.iter() {
                 let own = self.document(file, document, at)?;
-                merge(&mut all, own);
+                lay_over(&mut all, own);
             }
         }
         Ok(all.into_iter().map(|(name, (image, _))| (name, image)).collect())
     }
 
-    fn document(
-        &mut self,
-        file: &Path,
-        document: &Document,
-        at: &Context<'_>,
-    ) -> Result<BTreeMap<String, (Image, Merge)>, Stop> {
-        let mut own = BTreeMap::new();
+    fn document(&mut self, file: &Path, document: &Document, at: &Context<'_>) -> Result<Layer, Stop> {
+        let mut own = Layer::new();
         if let Some(services) = document.top("services") {
             for (name, node) in document.entries(services) {
                 let image = self.service(file, document, node, at)?;
                 own.insert(name.to_owned(), (image, Merge::of(node)));
             }
         }
-        if let Some(include) = document.top("include").filter(|node| at.includes && !node.is_null()) {
+        if let Some(include) = document
+            .top("include")
+            .filter(|node| at.includes && !node.is_null())
+        {
             for entry in document.items(include) {
                 for (name, image) in self.include(file, document, entry, at)? {
                     own.entry(name).or_insert((image, Merge::Over));
@@ -134,18 +146,39 @@ impl Walk<'_> {
         Ok(own)
     }
 
-    fn service(&mut self, file: &Path, document: &Document, node: &Node, at: &Context<'_>) -> Result<Image, Stop> {
-        if let Some(image) = document.value(node, "image") {
-            if image.tagged("reset") {
-                return Ok(Image::Removed);
-            }
-            if !image.is_null() {
-                return self.located(file, image, at).map(Image::At);
-            }
+    /// The service's own image, or that of the service it extends. What it extends is read in any case: the files
+    /// belong to the project, and must be local.
+    fn service(
+        &mut self,
+        file: &Path,
+        document: &Document,
+        node: &Node,
+        at: &Context<'_>,
+    ) -> Result<Image, Stop> {
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            return Err(Stop::Refused(EditRefusal::TooMuch {
+                limit: "100000 services, counting each time that one is included or extended",
+            }));
         }
-        let Some(extends) = document.value(node, "extends").filter(|node| !node.is_null()) else {
-            return Ok(Image::Absent);
+        let extended = match document.value(node, "extends").filter(|node| !node.is_null()) {
+            Some(extends) => self.extended(file, document, extends, at)?,
+            None => Image::Absent,
         };
+        match document.value(node, "image") {
+            Some(image) if image.tagged("reset") => Ok(Image::Removed),
+            Some(image) if !image.is_null() => self.located(file, image, at).map(Image::At),
+            Some(_) | None => Ok(extended),
+        }
+    }
+
+    fn extended(
+        &mut self,
+        file: &Path,
+        document: &Document,
+        extends: &Node,
+        at: &Context<'_>,
+    ) -> Result<Image, Stop> {
         let (name, other) = match &extends.kind {
             Kind::Scalar(name, ..) => (Some(evaluated(name, at)), None),
             Kind::Map(_) | Kind::Seq(_) | Kind::Alias(_) => (
@@ -155,21 +188,19 @@ impl Walk<'_> {
         };
         let name = name.unwrap_or_default();
         let deeper = Context {
-            depth: at.depth - 1,
+            depth: at.depth.saturating_sub(1),
             includes: false,
             ..*at
         };
         if let Some(other) = other {
-            let path = local(&other, file, at.dir)?;
+            let path = local(&other, file, at.dir).map_err(Stop::Refused)?;
             let dir = path.parent().unwrap_or(at.dir).to_owned();
             let found = self.chain(&[path], file, &Context { dir: &dir, ..deeper })?;
             return Ok(found.get(&name).cloned().unwrap_or(Image::Absent));
         }
-        let base = document
-            .top("services")
-            .and_then(|services| document.value(services, &name));
-        match base {
-            Some(_) if deeper.depth == 0 => self.chain(&[], file, &deeper).map(|_| Image::Absent),
+        let services = document.top("services");
+        match services.and_then(|services| document.value(services, &name)) {
+            Some(_) if deeper.depth == 0 => Err(too_deep()),
             Some(base) => self.service(file, document, base, &deeper),
             None => Ok(Image::Absent),
         }
@@ -184,7 +215,10 @@ impl Walk<'_> {
     ) -> Result<BTreeMap<String, Image>, Stop> {
         let texts = |node: &Node| -> Vec<String> {
             let items = document.items(node);
-            items.into_iter().filter_map(|item| text(Some(item), at)).collect()
+            items
+                .into_iter()
+                .filter_map(|item| text(Some(item), at))
+                .collect()
         };
         let of = |key| document.value(entry, key).filter(|node| !node.is_null());
         let paths = match &entry.kind {
@@ -194,10 +228,11 @@ impl Walk<'_> {
         let paths = paths
             .iter()
             .map(|path| local(path, file, at.dir))
-            .collect::<Result<Vec<PathBuf>, Stop>>()?;
+            .collect::<Result<Vec<PathBuf>, EditRefusal>>()
+            .map_err(Stop::Refused)?;
         let beside = paths.first().and_then(|path| path.parent()).unwrap_or(at.dir);
         let dir = match text(of("project_directory"), at) {
-            Some(dir) => local(&dir, file, at.dir)?,
+            Some(dir) => local(&dir, file, at.dir).map_err(Stop::Refused)?,
             None => beside.to_owned(),
         };
         let scope = match of("env_file").map(texts) {
@@ -206,7 +241,8 @@ impl Walk<'_> {
                     .iter()
                     .filter(|path| *path != "/dev/null")
                     .map(|path| local(path, file, at.dir))
-                    .collect::<Result<Vec<PathBuf>, Stop>>()?;
+                    .collect::<Result<Vec<PathBuf>, EditRefusal>>()
+                    .map_err(Stop::Refused)?;
                 self.scope(&files, at.scope, file, false)?
             }
             None => self.scope(&[dir.join(".env")], at.scope, file, true)?,
@@ -215,7 +251,7 @@ impl Walk<'_> {
             dir: &dir,
             scope: &scope,
             includes: true,
-            depth: at.depth - 1,
+            depth: at.depth.saturating_sub(1),
         };
         self.chain(&paths, file, &context)
     }
@@ -229,7 +265,11 @@ impl Walk<'_> {
                 unusual: Some("as a list or a mapping"),
             });
         };
-        let source = self.bytes.get(file).and_then(Option::as_deref).unwrap_or_default();
+        let source = self
+            .bytes
+            .get(file)
+            .and_then(Option::as_deref)
+            .unwrap_or_default();
         let exact = source.get(bytes.clone()) == Some(value.as_bytes());
         let unusual = match style {
             Style::Block => Some("as a block (| or >)"),
@@ -293,7 +333,9 @@ impl Walk<'_> {
 
     fn text(&self, file: &Path) -> Result<Option<&str>, Stop> {
         match self.bytes.get(file) {
-            None => Err(Stop::Need { file: file.to_owned() }),
+            None => Err(Stop::Need {
+                file: file.to_owned(),
+            }),
             Some(None) => Ok(None),
             Some(Some(bytes)) => std::str::from_utf8(bytes).map(Some).map_err(|error| {
                 Stop::Refused(EditRefusal::NotUtf8 {
@@ -301,42 +343,6 @@ impl Walk<'_> {
                     byte: error.valid_up_to(),
                 })
             }),
-        }
-    }
-}
-
-/// How a service of a later file meets the same service of an earlier one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Merge {
-    Over,
-    Instead,
-    Remove,
-}
-
-impl Merge {
-    fn of(service: &Node) -> Self {
-        if service.tagged("reset") {
-            Self::Remove
-        } else if service.tagged("override") {
-            Self::Instead
-        } else {
-            Self::Over
-        }
-    }
-}
-
-fn merge(all: &mut BTreeMap<String, (Image, Merge)>, own: BTreeMap<String, (Image, Merge)>) {
-    for (name, (image, how)) in own {
-        match (how, &image) {
-            (Merge::Remove, _) => {
-                all.remove(&name);
-            }
-            (Merge::Over, Image::Absent) => {
-                all.entry(name).or_insert((image, how));
-            }
-            (Merge::Over, Image::Removed | Image::At(_)) | (Merge::Instead, _) => {
-                all.insert(name, (image, how));
-            }
         }
     }
 }
@@ -356,31 +362,10 @@ fn text(node: Option<&Node>, at: &Context<'_>) -> Option<String> {
     }
 }
 
-/// The path of a local file; anything that Compose might fetch is refused.
-pub(super) fn local(reference: &str, by: &Path, dir: &Path) -> Result<PathBuf, Stop> {
-    let first = reference.split('/').next().unwrap_or_default();
-    if reference.is_empty() || first.contains(':') || first == "github.com" || reference == "-" {
-        return Err(Stop::Refused(EditRefusal::Remote {
-            file: by.to_owned(),
-            reference: reference.chars().take(200).collect(),
-        }));
-    }
-    Ok(clean(&dir.join(reference)))
-}
-
-/// Removes `.` and `..` by the text alone, as Compose (Go's `filepath.Join`) does.
-pub(super) fn clean(path: &Path) -> PathBuf {
-    let mut cleaned = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                cleaned.pop();
-            }
-            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => cleaned.push(component),
-        }
-    }
-    cleaned
+fn too_deep() -> Stop {
+    Stop::Refused(EditRefusal::TooMuch {
+        limit: "`include` and `extends` may be nested 16 deep",
+    })
 }
 
 fn missing(file: &Path, by: &Path) -> Stop {

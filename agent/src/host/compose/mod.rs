@@ -1,19 +1,23 @@
 //! Compose: reading a project, editing its image lines, restarting its services with the real `docker compose`.
 //!
 //! Reading and deciding is pure: `yaml`, `template` and `dotenv` know where every byte of a value is written,
-//! `locate` finds each service's image through all files, `image_line` and `edit` work out the bytes that change,
-//! `model` compares what Compose resolves before and after. `sources` reads files, `cli` calls Compose. Containers
+//! `locate` (with `paths` and `layers`) finds each service's image through all files, `image_line`, `splice` and `edit` work out the bytes that change,
+//! `model` and `difference` compare what Compose resolves before and after. `sources` reads files, `cli` calls Compose. Containers
 //! and images belong to `engine`; this room does not know bollard.
 
 mod cli;
+mod difference;
 mod dotenv;
 mod edit;
 mod failure;
 mod image_line;
+mod layers;
 mod locate;
 mod model;
+mod paths;
 mod refusal;
 mod sources;
+mod splice;
 mod template;
 mod yaml;
 
@@ -27,11 +31,9 @@ use crate::host::files::FilesError;
 use crate::host::process::ProcessError;
 
 pub use cli::{Compose, ComposeProject, Surroundings, VERSION_MIN, Version};
-pub use edit::{Edit, FileEdit, LineEdit, edit};
-pub use model::{
-    ComposeService, Condition, Difference, Fingerprint, Healthcheck, Model, ModelError, PublishedPort, beyond,
-    differences,
-};
+pub use difference::{Difference, beyond, differences};
+pub use edit::edit;
+pub use model::{ComposeService, Condition, Fingerprint, Healthcheck, Model, ModelError, PublishedPort};
 pub use refusal::EditRefusal;
 pub use sources::{FILES_MAX, FILES_MAX_BYTES, Sources};
 
@@ -57,7 +59,10 @@ pub enum ComposeError {
         dir: PathBuf,
     },
     /// The resolved project is larger than is read.
-    #[error("`docker compose config` printed more than {} bytes", crate::host::process::HEAD_MAX_BYTES)]
+    #[error(
+        "`docker compose config` printed more than {} bytes",
+        crate::host::process::HEAD_MAX_BYTES
+    )]
     ConfigTooLarge,
     /// Compose ended with an error.
     #[error("`docker compose` of project {project} ended with {status}: {}", problem.detail)]
@@ -98,12 +103,16 @@ impl From<&ComposeError> for Problem {
             ComposeError::Process(error) => error.into(),
             ComposeError::Files(error) => error.into(),
             ComposeError::Refused(refusal) => refusal.into(),
-            ComposeError::Model(ModelError::Name(name)) => {
-                Self::new(Code::ComposeFile, format!("{}: {name}", ModelError::Name(name.clone())))
-            }
+            ComposeError::Model(ModelError::Name(name)) => Self::new(
+                Code::ComposeFile,
+                format!("{}: {name}", ModelError::Name(name.clone())),
+            ),
             ComposeError::Model(error @ (ModelError::Json { .. } | ModelError::NoServices)) => {
                 Self::new(Code::ComposeFile, error.to_string())
             }
         }
     }
 }
+
+#[cfg(test)]
+mod edit_tests;

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use deploy_proto::image::ImageRef;
 use deploy_proto::names::{BadName, ServiceName};
 use ring::digest::{Context, SHA256};
 use serde_json::Value;
@@ -118,8 +117,12 @@ impl Model {
             line: error.line(),
             column: error.column(),
         })?;
-        let Value::Object(mut top) = parsed else { return Err(ModelError::NoServices) };
-        let Some(Value::Object(services)) = top.remove("services") else { return Err(ModelError::NoServices) };
+        let Value::Object(mut top) = parsed else {
+            return Err(ModelError::NoServices);
+        };
+        let Some(Value::Object(services)) = top.remove("services") else {
+            return Err(ModelError::NoServices);
+        };
         let services = services
             .iter()
             .map(|(name, service)| Ok((name.parse().map_err(ModelError::Name)?, service_of(service)?)))
@@ -136,7 +139,8 @@ impl Model {
         let mut visited = BTreeSet::new();
         let mut ordered = Vec::new();
         // (service, whether its dependencies are done): a stack of our own, for chains of any length.
-        let mut open: Vec<(&ServiceName, bool)> = services.iter().rev().map(|service| (service, false)).collect();
+        let mut open: Vec<(&ServiceName, bool)> =
+            services.iter().rev().map(|service| (service, false)).collect();
         while let Some((service, done)) = open.pop() {
             if done {
                 if services.contains(service) {
@@ -145,7 +149,13 @@ impl Model {
             } else if visited.insert(service) {
                 open.push((service, true));
                 let depends_on = self.services.get(service).map(|service| &service.depends_on);
-                open.extend(depends_on.into_iter().flat_map(BTreeMap::keys).rev().map(|on| (on, false)));
+                open.extend(
+                    depends_on
+                        .into_iter()
+                        .flat_map(BTreeMap::keys)
+                        .rev()
+                        .map(|on| (on, false)),
+                );
             }
         }
         ordered
@@ -153,7 +163,9 @@ impl Model {
 }
 
 fn service_of(service: &Value) -> Result<ComposeService, ModelError> {
-    let Value::Object(keys) = service else { return Err(ModelError::NoServices) };
+    let Value::Object(keys) = service else {
+        return Err(ModelError::NoServices);
+    };
     let text = |key: &str| keys.get(key).and_then(Value::as_str).map(str::to_owned);
     let depends_on = keys
         .get("depends_on")
@@ -172,7 +184,10 @@ fn service_of(service: &Value) -> Result<ComposeService, ModelError> {
         healthcheck: healthcheck(keys.get("healthcheck")),
         published: list("ports").filter_map(published).collect(),
         container_name: text("container_name"),
-        profiles: list("profiles").filter_map(Value::as_str).map(str::to_owned).collect(),
+        profiles: list("profiles")
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect(),
         restart: text("restart").unwrap_or_else(|| "no".to_owned()),
         keys: fingerprints,
     })
@@ -187,7 +202,9 @@ fn condition(how: &Value) -> Condition {
 }
 
 fn healthcheck(written: Option<&Value>) -> Healthcheck {
-    let Some(Value::Object(keys)) = written else { return Healthcheck::FromImage };
+    let Some(Value::Object(keys)) = written else {
+        return Healthcheck::FromImage;
+    };
     let test = keys.get("test").and_then(Value::as_array);
     let none = test.is_some_and(|words| words.first().and_then(Value::as_str) == Some("NONE"));
     if none || keys.get("disable").and_then(Value::as_bool) == Some(true) {
@@ -200,7 +217,12 @@ fn healthcheck(written: Option<&Value>) -> Healthcheck {
 }
 
 fn published(port: &Value) -> Option<PublishedPort> {
-    let text = |key: &str| port.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |key: &str| {
+        port.get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let published = text("published");
     if published.is_empty() || published == "0" {
         return None;
@@ -208,13 +230,18 @@ fn published(port: &Value) -> Option<PublishedPort> {
     Some(PublishedPort {
         address: text("host_ip"),
         published,
-        target: port.get("target").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok())?,
+        target: port
+            .get("target")
+            .and_then(Value::as_u64)
+            .and_then(|port| u16::try_from(port).ok())?,
         protocol: text("protocol"),
     })
 }
 
 fn fingerprints(keys: &serde_json::Map<String, Value>) -> BTreeMap<String, Fingerprint> {
-    keys.iter().map(|(key, value)| (key.clone(), fingerprint(value))).collect()
+    keys.iter()
+        .map(|(key, value)| (key.clone(), fingerprint(value)))
+        .collect()
 }
 
 fn fingerprint(value: &Value) -> Fingerprint {
@@ -252,110 +279,6 @@ fn hash(value: &Value, into: &mut Context) {
             }
         }
     }
-}
-
-/// One difference between two models.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Difference {
-    /// A service has another image.
-    Image {
-        /// The service.
-        service: ServiceName,
-        /// Before; nothing when it had none.
-        before: Option<String>,
-        /// After.
-        after: Option<String>,
-    },
-    /// Another key of a service differs; its values may be secrets and are not kept.
-    Key {
-        /// The service.
-        service: ServiceName,
-        /// The key, such as `environment`.
-        key: String,
-    },
-    /// A service came.
-    Added(ServiceName),
-    /// A service went.
-    Removed(ServiceName),
-    /// Something outside the services differs, such as `networks`.
-    Project(String),
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Image { service, before, after } => {
-                let show = |image: &Option<String>| image.clone().unwrap_or_else(|| "none".to_owned());
-                write!(f, "the image of {service} from {} to {}", show(before), show(after))
-            }
-            Self::Key { service, key } => write!(f, "`{key}` of {service}"),
-            Self::Added(service) => write!(f, "service {service}, which was not there"),
-            Self::Removed(service) => write!(f, "service {service}, which is gone"),
-            Self::Project(key) => write!(f, "`{key}` of the project"),
-        }
-    }
-}
-
-/// Everything in which two models differ.
-pub fn differences(before: &Model, after: &Model) -> Vec<Difference> {
-    let mut found = Vec::new();
-    for service in union(&before.services, &after.services) {
-        match (before.services.get(service), after.services.get(service)) {
-            (Some(old), Some(new)) => {
-                if old.image != new.image {
-                    found.push(Difference::Image {
-                        service: service.clone(),
-                        before: old.image.clone(),
-                        after: new.image.clone(),
-                    });
-                }
-                let keys = union(&old.keys, &new.keys).into_iter();
-                found.extend(keys.filter(|key| old.keys.get(*key) != new.keys.get(*key)).map(|key| {
-                    Difference::Key {
-                        service: service.clone(),
-                        key: key.clone(),
-                    }
-                }));
-            }
-            (None, _) => found.push(Difference::Added(service.clone())),
-            (_, None) => found.push(Difference::Removed(service.clone())),
-        }
-    }
-    let rest = union(&before.rest, &after.rest).into_iter();
-    found.extend(
-        rest.filter(|key| before.rest.get(*key) != after.rest.get(*key))
-            .map(|key| Difference::Project(key.clone())),
-    );
-    found
-}
-
-/// What an edit changed beyond the images it was to write, or failed to change; empty when it did just what it should.
-pub fn beyond(before: &Model, after: &Model, images: &BTreeMap<ServiceName, ImageRef>) -> Vec<Difference> {
-    let wanted = |service: &ServiceName| images.get(service).map(ImageRef::to_string);
-    let mut found: Vec<Difference> = differences(before, after)
-        .into_iter()
-        .filter(|difference| match difference {
-            Difference::Image { service, after, .. } => wanted(service).is_none() || wanted(service) != *after,
-            Difference::Key { .. } | Difference::Added(_) | Difference::Removed(_) | Difference::Project(_) => true,
-        })
-        .collect();
-    for service in images.keys() {
-        let (old, new) = (before.services.get(service), after.services.get(service));
-        let image = new.and_then(|service| service.image.clone());
-        let unchanged = old.and_then(|service| service.image.clone()) == image;
-        if unchanged && image != wanted(service) {
-            found.push(Difference::Image {
-                service: service.clone(),
-                before: image.clone(),
-                after: image,
-            });
-        }
-    }
-    found
-}
-
-fn union<'m, K: Ord, V>(a: &'m BTreeMap<K, V>, b: &'m BTreeMap<K, V>) -> BTreeSet<&'m K> {
-    a.keys().chain(b.keys()).collect()
 }
 
 #[cfg(test)]

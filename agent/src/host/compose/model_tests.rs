@@ -1,10 +1,17 @@
 //! Models: what is read, in which order services start, and which differences are named.
 
+use super::super::difference::{beyond, differences};
 use super::*;
+use deploy_proto::image::ImageRef;
 use serde_json::json;
 
 fn model(services: &Value) -> Model {
-    Model::parse(json!({"name": "shop", "services": services, "networks": {"a": 1}}).to_string().as_bytes()).unwrap()
+    Model::parse(
+        json!({"name": "shop", "services": services, "networks": {"a": 1}})
+            .to_string()
+            .as_bytes(),
+    )
+    .unwrap()
 }
 
 fn name(text: &str) -> ServiceName {
@@ -23,8 +30,14 @@ fn what_matters_for_a_deployment_is_read() {
     assert_eq!(web.image.as_deref(), Some("acme/web:v1"));
     assert_eq!(web.depends_on[&name("db")], Condition::Healthy);
     assert_eq!((web.healthcheck, web.has_build), (Healthcheck::Defined, true));
-    assert_eq!((web.published.len(), web.published[0].published.as_str()), (1, "8080"));
-    assert_eq!((web.container_name.as_deref(), web.restart.as_str()), (Some("w"), "always"));
+    assert_eq!(
+        (web.published.len(), web.published[0].published.as_str()),
+        (1, "8080")
+    );
+    assert_eq!(
+        (web.container_name.as_deref(), web.restart.as_str()),
+        (Some("w"), "always")
+    );
     assert_eq!(model.services[&name("off")].healthcheck, Healthcheck::Disabled);
     assert_eq!(model.services[&name("none")].healthcheck, Healthcheck::Disabled);
     assert_eq!(model.services[&name("db")].restart, "no");
@@ -43,14 +56,20 @@ fn no_secret_stays_in_a_model_or_an_error() {
 #[test]
 fn services_start_after_what_they_depend_on() {
     let on = |names: &[&str]| -> Value {
-        let map: serde_json::Map<String, Value> =
-            names.iter().map(|name| ((*name).to_owned(), json!({"condition": "service_started"}))).collect();
+        let map: serde_json::Map<String, Value> = names
+            .iter()
+            .map(|name| ((*name).to_owned(), json!({"condition": "service_started"})))
+            .collect();
         json!({ "depends_on": map })
     };
     let model = model(&json!({"a": on(&["m"]), "m": on(&["z"]), "z": {}, "c": on(&["a", "z"]), "b": {}}));
     let ordered = |names: &[&str]| -> Vec<String> {
         let set = names.iter().map(|text| name(text)).collect();
-        model.in_start_order(&set).iter().map(ToString::to_string).collect()
+        model
+            .in_start_order(&set)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     };
     assert_eq!(ordered(&["a", "b", "c", "m", "z"]), ["z", "m", "a", "b", "c"]);
     // `m` is not among them, and still puts `z` before `a`.
@@ -59,9 +78,16 @@ fn services_start_after_what_they_depend_on() {
 
 #[test]
 fn every_difference_is_named() {
-    let before = model(&json!({"web": {"image": "a:1", "environment": {"X": "1"}}, "old": {}, "db": {"image": "d:1"}}));
-    let after = model(&json!({"web": {"image": "a:2", "environment": {"X": "2"}}, "new": {}, "db": {"image": "d:1"}}));
-    let words: Vec<String> = differences(&before, &after).iter().map(ToString::to_string).collect();
+    let before = model(
+        &json!({"web": {"image": "a:1", "environment": {"X": "1"}}, "old": {}, "db": {"image": "d:1"}}),
+    );
+    let after = model(
+        &json!({"web": {"image": "a:2", "environment": {"X": "2"}}, "new": {}, "db": {"image": "d:1"}}),
+    );
+    let words: Vec<String> = differences(&before, &after)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(
         words,
         [
@@ -78,7 +104,11 @@ fn every_difference_is_named() {
 fn an_edit_is_held_to_the_images_it_was_to_write() {
     let before = model(&json!({"web": {"image": "a:1"}, "db": {"image": "d:1"}}));
     let after = model(&json!({"web": {"image": "a:2"}, "db": {"image": "d:1"}}));
-    let images = |text: &str| [(name("web"), text.parse::<ImageRef>().unwrap())].into_iter().collect();
+    let images = |text: &str| {
+        [(name("web"), text.parse::<ImageRef>().unwrap())]
+            .into_iter()
+            .collect()
+    };
     assert_eq!(beyond(&before, &after, &images("a:2")), []);
     assert_eq!(beyond(&before, &after, &images("a:3")).len(), 1);
     assert_eq!(beyond(&before, &before, &images("a:3")).len(), 1);

@@ -132,7 +132,9 @@ pub enum EditRefusal {
         asked: String,
     },
     /// The tag is put together from parts that one change cannot turn into the new tag.
-    #[error("the image of service {service} is put together from parts ({parts}); {wanted} cannot be written by changing one of them")]
+    #[error(
+        "the image of service {service} is put together from parts ({parts}); {wanted} cannot be written by changing one of them"
+    )]
     InParts {
         /// The service.
         service: ServiceName,
@@ -233,11 +235,16 @@ fn hint(refusal: &EditRefusal) -> Option<String> {
              a shell's variables and `env_file:` do not count for the agent"
         ),
         EditRefusal::OtherRepository { .. } => {
-            "to change the repository, edit the Compose file by hand and run `docker compose up -d` once".to_owned()
+            "to change the repository, edit the Compose file by hand and run `docker compose up -d` once"
+                .to_owned()
         }
         EditRefusal::InParts { .. } => "keep the whole tag in one place, for instance ${TAG}".to_owned(),
         EditRefusal::SharedLine { others, .. } => {
-            format!("name {} as well, or give {} an own `image:` line", names(others), pronoun(others))
+            format!(
+                "name {} as well, or give {} an own `image:` line",
+                names(others),
+                pronoun(others)
+            )
         }
         EditRefusal::SharedVariable { others, variable, .. } => format!(
             "name {} as well, or give {} another variable than {variable}",

@@ -9,7 +9,8 @@ use crate::host::files::{self, FilesError};
 
 use super::ComposeError;
 use super::dotenv;
-use super::locate::{Bytes, Start, Stop, clean, images, local};
+use super::locate::{Bytes, Start, Stop, images};
+use super::paths::{clean, local};
 use super::refusal::EditRefusal;
 use super::template::Scope;
 
@@ -19,7 +20,12 @@ pub const FILES_MAX: usize = 128;
 pub const FILES_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// What Compose looks for when no file is given, best first.
-const DEFAULT_NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+const DEFAULT_NAMES: [&str; 4] = [
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yml",
+    "docker-compose.yaml",
+];
 /// And what it adds.
 const OVERRIDE_NAMES: [&str; 4] = [
     "compose.override.yml",
@@ -72,7 +78,11 @@ fn start(project: &Project, files: &mut Bytes) -> Result<Start, ComposeError> {
     let main = if project.files.is_empty() {
         found(project, &dotenv, files)?
     } else {
-        project.files.iter().map(|file| clean(&project.dir.join(file))).collect()
+        project
+            .files
+            .iter()
+            .map(|file| clean(&project.dir.join(file)))
+            .collect()
     };
     for file in &main {
         add(files, file)?;
@@ -106,15 +116,16 @@ fn found(project: &Project, dotenv: &Path, files: &Bytes) -> Result<Vec<PathBuf>
             let separator = separator.as_deref().unwrap_or(":");
             return named
                 .split(separator)
-                .map(|path| local(path, dotenv, &project.dir))
-                .collect::<Result<_, Stop>>()
-                .map_err(|stop| match stop {
-                    Stop::Refused(refusal) => refusal.into(),
-                    Stop::Need { file } => FilesError::Missing { path: file }.into(),
-                });
+                .map(|path| Ok(local(path, dotenv, &project.dir)?))
+                .collect();
         }
     }
-    let first = |names: [&str; 4]| names.into_iter().map(|name| project.dir.join(name)).find(|path| path.is_file());
+    let first = |names: [&str; 4]| {
+        names
+            .into_iter()
+            .map(|name| project.dir.join(name))
+            .find(|path| path.is_file())
+    };
     match (first(DEFAULT_NAMES), first(OVERRIDE_NAMES)) {
         (Some(main), Some(over)) => Ok(vec![main, over]),
         (Some(main), None) => Ok(vec![main]),

@@ -78,13 +78,22 @@ pub(super) fn literal(text: &str, origin: &Origin) -> Vec<Piece> {
 fn walk(text: &str, offset: usize, origin: &Origin, scope: &Scope, depth: usize, into: &mut Evaluated) {
     let mut literal_start = 0;
     let mut at = 0;
-    while let Some(dollar) = text.get(at..).and_then(|rest| rest.find('$')).map(|found| at + found) {
+    while let Some(dollar) = text
+        .get(at..)
+        .and_then(|rest| rest.find('$'))
+        .map(|found| at + found)
+    {
         let rest = text.get(dollar + 1..).unwrap_or_default();
         let Some((used, what)) = reference(rest) else {
             at = dollar + 1;
             continue;
         };
-        push(text.get(literal_start..dollar).unwrap_or_default(), offset + literal_start, origin, into);
+        push(
+            text.get(literal_start..dollar).unwrap_or_default(),
+            offset + literal_start,
+            origin,
+            into,
+        );
         match what {
             // `$$` is one `$` made of two bytes: it has no place of its own.
             Reference::Dollar => into.pieces.push(Piece {
@@ -100,7 +109,12 @@ fn walk(text: &str, offset: usize, origin: &Origin, scope: &Scope, depth: usize,
         at = dollar + 1 + used;
         literal_start = at;
     }
-    push(text.get(literal_start..).unwrap_or_default(), offset + literal_start, origin, into);
+    push(
+        text.get(literal_start..).unwrap_or_default(),
+        offset + literal_start,
+        origin,
+        into,
+    );
 }
 
 enum Reference<'t> {
@@ -260,7 +274,11 @@ mod tests {
             ("a:${NONE:-v2@sha256:00}", "a:v2@sha256:00"),
             ("${TAG", "${TAG"),
         ] {
-            assert_eq!(evaluate(text, &origin(text, None), &scope()).text(), result, "{text}");
+            assert_eq!(
+                evaluate(text, &origin(text, None), &scope()).text(),
+                result,
+                "{text}"
+            );
         }
     }
 
@@ -272,7 +290,11 @@ mod tests {
         for piece in &evaluated.pieces {
             let place = piece.place.as_ref().unwrap();
             let source = if piece.variable.is_some() { "v1" } else { text };
-            assert_eq!(source.get(place.span.clone()), Some(piece.text.as_str()), "{piece:?}");
+            assert_eq!(
+                source.get(place.span.clone()),
+                Some(piece.text.as_str()),
+                "{piece:?}"
+            );
         }
     }
 }

@@ -69,7 +69,9 @@ impl Engine {
         let said = self.negotiated().await?.events(Some(options));
         let engine = self.clone();
         Ok(said
-            .map(move |message| message.map_err(|source| engine.explained("follow its events", source)))
+            .map(move |message| {
+                message.map_err(|source| engine.explained("follow the Engine's events", source))
+            })
             .filter_map(|message| async move { message.map(read).transpose() })
             .boxed())
     }

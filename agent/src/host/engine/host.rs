@@ -83,7 +83,7 @@ impl Engine {
     pub async fn host_platform(&self) -> Result<Platform> {
         self.negotiated().await?;
         self.inner.platform.get().cloned().ok_or(Error::Lacking {
-            doing: "ask for its platform",
+            doing: "ask the Engine for its platform",
             what: "Os and Arch",
         })
     }
@@ -91,13 +91,17 @@ impl Engine {
     /// How much room is left where Docker keeps images.
     pub async fn disk_free(&self) -> Result<Disk> {
         let info = self
-            .call("ask for its root directory", ANSWER_LIMIT, bollard::Docker::info)
+            .call(
+                "ask the Engine for its root directory",
+                ANSWER_LIMIT,
+                bollard::Docker::info,
+            )
             .await?;
         let root = info
             .docker_root_dir
             .filter(|root| !root.is_empty())
             .ok_or(Error::Lacking {
-                doing: "ask for its root directory",
+                doing: "ask the Engine for its root directory",
                 what: "DockerRootDir",
             })?;
         free_of(Path::new(&root))

@@ -110,7 +110,7 @@ impl Engine {
     pub async fn version(&self) -> Result<Version> {
         let docker = self.client()?;
         let said = self
-            .answered("ask for its version", ANSWER_LIMIT, docker.version())
+            .answered("ask the Engine for its version", ANSWER_LIMIT, docker.version())
             .await?;
         Ok(Version {
             engine: said.version.unwrap_or_default(),
@@ -125,7 +125,8 @@ impl Engine {
     /// Asks the Engine whether it is there.
     pub async fn ping(&self) -> Result<()> {
         let docker = self.client()?;
-        self.answered("ping it", ANSWER_LIMIT, docker.ping()).await?;
+        self.answered("ping the Engine", ANSWER_LIMIT, docker.ping())
+            .await?;
         Ok(())
     }
 
@@ -194,7 +195,7 @@ impl Engine {
             minor_version: API_NEWEST as usize,
         };
         let docker = Docker::connect_with_unix(path, HEAD_LIMIT_SECONDS, &version)
-            .map_err(|source| Error::of_bollard("connect to it", &self.inner.socket, source))?;
+            .map_err(|source| Error::of_bollard("connect to the Engine", &self.inner.socket, source))?;
         let api = Arc::clone(&self.inner.api);
         let repaired = docker.with_request_modifier(move |mut request| {
             if let Some(uri) = versioned(&request.uri().to_string(), api.load(Ordering::Acquire))

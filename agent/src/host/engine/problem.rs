@@ -92,10 +92,15 @@ impl Error {
 
 /// Whether an I/O error of missing permission is among the causes.
 fn denied(error: &bollard::errors::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    let missing = |io: &std::io::Error| io.kind() == std::io::ErrorKind::PermissionDenied;
+    // This variant is transparent: it is no cause of itself.
+    if let bollard::errors::Error::IOError { err } = error {
+        return missing(err);
+    }
+    let mut cause = error.source();
     while let Some(this) = cause {
         if let Some(io) = this.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::PermissionDenied;
+            return missing(io);
         }
         cause = this.source();
     }
@@ -150,7 +155,7 @@ mod tests {
     #[test]
     fn a_socket_that_may_not_be_opened_has_another_hint_than_one_that_is_missing() {
         let unreachable = |kind| Error::Unreachable {
-            doing: "ping it",
+            doing: "ping the Engine",
             socket: "/run/docker.sock".into(),
             source: bollard::errors::Error::from(std::io::Error::from(kind)),
         };

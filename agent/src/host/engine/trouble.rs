@@ -33,88 +33,90 @@ pub enum RegistryTrouble {
     Other,
 }
 
+/// What the texts contain, in lower case, from the unmistakable to the vague: a pull's text can contain several.
+const SIGNS: [(RegistryTrouble, &[&str]); 10] = [
+    (
+        RegistryTrouble::DiskFull,
+        &["no space left on device", "disk quota exceeded"],
+    ),
+    (
+        RegistryTrouble::RateLimited,
+        &["toomanyrequests", "too many requests", "rate limit"],
+    ),
+    (RegistryTrouble::NoCredentials, &["no basic auth credentials"]),
+    (
+        RegistryTrouble::NoPlatform,
+        &[
+            "no matching manifest for",
+            "no match for platform",
+            "does not match the specified platform",
+        ],
+    ),
+    (
+        RegistryTrouble::Corrupt,
+        &[
+            "verification failed for digest",
+            "failed to verify",
+            "digest mismatch",
+            "unexpected commit digest",
+        ],
+    ),
+    (
+        RegistryTrouble::Denied,
+        &[
+            "unauthorized",
+            "access denied",
+            "denied:",
+            "forbidden",
+            "authentication required",
+            "incorrect username",
+        ],
+    ),
+    (
+        RegistryTrouble::NoSuchTag,
+        &[
+            "manifest unknown",
+            "not found",
+            "name unknown",
+            "repository name not known",
+        ],
+    ),
+    (
+        RegistryTrouble::ServerError,
+        &[
+            "internal server error",
+            "bad gateway",
+            "service unavailable",
+            "gateway timeout",
+            "http status: 5",
+        ],
+    ),
+    (
+        RegistryTrouble::Tls,
+        &["x509:", "certificate", "http response to https client", "tls: "],
+    ),
+    (
+        RegistryTrouble::Unreachable,
+        &[
+            "connection refused",
+            "no such host",
+            "timeout",
+            "deadline exceeded",
+            "eof",
+            "no route to host",
+            "network is unreachable",
+            "connection reset",
+            "request canceled",
+            "broken pipe",
+            "malformed http response",
+        ],
+    ),
+];
+
 impl RegistryTrouble {
     /// Reads the Engine's text.
     pub fn of(text: &str) -> Self {
         let text = text.to_lowercase();
-        // From the unmistakable to the vague: a pull's text can contain several of them.
-        const SIGNS: [(RegistryTrouble, &[&str]); 10] = [
-            (
-                RegistryTrouble::DiskFull,
-                &["no space left on device", "disk quota exceeded"],
-            ),
-            (
-                RegistryTrouble::RateLimited,
-                &["toomanyrequests", "too many requests", "rate limit"],
-            ),
-            (RegistryTrouble::NoCredentials, &["no basic auth credentials"]),
-            (
-                RegistryTrouble::NoPlatform,
-                &[
-                    "no matching manifest for",
-                    "no match for platform",
-                    "does not match the specified platform",
-                ],
-            ),
-            (
-                RegistryTrouble::Corrupt,
-                &[
-                    "verification failed for digest",
-                    "failed to verify",
-                    "digest mismatch",
-                    "unexpected commit digest",
-                ],
-            ),
-            (
-                RegistryTrouble::Denied,
-                &[
-                    "unauthorized",
-                    "access denied",
-                    "denied:",
-                    "forbidden",
-                    "authentication required",
-                    "incorrect username",
-                ],
-            ),
-            (
-                RegistryTrouble::NoSuchTag,
-                &[
-                    "manifest unknown",
-                    "not found",
-                    "name unknown",
-                    "repository name not known",
-                ],
-            ),
-            (
-                RegistryTrouble::ServerError,
-                &[
-                    "internal server error",
-                    "bad gateway",
-                    "service unavailable",
-                    "gateway timeout",
-                    "http status: 5",
-                ],
-            ),
-            (
-                RegistryTrouble::Tls,
-                &["x509:", "certificate", "http response to https client", "tls: "],
-            ),
-            (
-                RegistryTrouble::Unreachable,
-                &[
-                    "connection refused",
-                    "no such host",
-                    "timeout",
-                    "deadline exceeded",
-                    "eof",
-                    "no route to host",
-                    "network is unreachable",
-                    "connection reset",
-                    "request canceled",
-                    "broken pipe",
-                ],
-            ),
-        ];
         SIGNS
             .iter()
             .find(|(_, signs)| signs.iter().any(|sign| text.contains(sign)))
