@@ -21,7 +21,7 @@ use crate::config::{self, Config};
 use crate::deploy::feed::Feed;
 use crate::deploy::runner::Runner;
 use crate::history::{History, HistoryError};
-use crate::host::DockerHost;
+use crate::host::{DockerHost, Environment};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::systemd::{Heart, ServiceManager};
@@ -76,11 +76,34 @@ pub enum ServeError {
     },
 }
 
+impl ServeError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Tls(error) => error.hint(),
+            Self::Bind { .. } => {
+                Some("is another agent running, or is the address not this host's?".to_owned())
+            }
+            Self::History(_)
+            | Self::Names(_)
+            | Self::Host(_)
+            | Self::Serve(_)
+            | Self::Signals(_)
+            | Self::StateDir { .. } => None,
+        }
+    }
+}
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Something that the agent cannot do without is missing, or the journal can no longer be written.
-pub async fn run(config: Config, config_dir: &Path, manager: ServiceManager) -> Result<(), ServeError> {
+pub async fn run(
+    config: Config,
+    config_dir: &Path,
+    environment: Environment,
+    manager: ServiceManager,
+) -> Result<(), ServeError> {
     let manager = Arc::new(manager);
     let state_dir = config.state_dir.clone();
     std::fs::create_dir_all(&state_dir).map_err(|source| ServeError::StateDir {
@@ -96,7 +119,7 @@ pub async fn run(config: Config, config_dir: &Path, manager: ServiceManager) -> 
     let (stop, stopping) = watch::channel(false);
     let (fatal, mut fatally) = mpsc::channel(1);
     let heart = Heart::new();
-    let app = assemble(config, history, stopping, fatal, heart.clone())?;
+    let app = assemble(config, environment, history, stopping, fatal, heart.clone())?;
     stand(&app).await.map_err(ServeError::History)?;
     app.queue.resume().await.map_err(ServeError::History)?;
 
@@ -144,12 +167,13 @@ pub async fn run(config: Config, config_dir: &Path, manager: ServiceManager) -> 
 /// Puts the agent together; nothing runs yet.
 fn assemble(
     config: Config,
+    environment: Environment,
     history: History,
     stopping: watch::Receiver<bool>,
     fatal: mpsc::Sender<HistoryError>,
     heart: Heart,
 ) -> Result<Arc<App>, ServeError> {
-    let host = Arc::new(DockerHost::new(&config).map_err(ServeError::Host)?);
+    let host = Arc::new(DockerHost::new(&config, environment).map_err(ServeError::Host)?);
     let settings = Arc::new(Settings::new(config).map_err(ServeError::Names)?);
     let feed = Arc::new(Feed::default());
     let metrics = Arc::new(Metrics::default());

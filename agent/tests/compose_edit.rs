@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use deploy_agent::config::{Order, Pin, Project};
+use deploy_agent::deploy::plan::Edits;
 use deploy_agent::host::compose::{
-    Compose, ComposeError, ComposeProject, Edit, Model, Sources, Surroundings, beyond, edit,
+    Compose, ComposeError, ComposeProject, Model, Sources, Surroundings, beyond, edit,
 };
 use deploy_agent::host::files;
 use deploy_proto::image::ImageRef;
@@ -102,7 +103,7 @@ struct Bench {
 }
 
 impl Bench {
-    async fn edit(&self, want: &BTreeMap<ServiceName, ImageRef>) -> Result<(Edit, Model), Problem> {
+    async fn edit(&self, want: &BTreeMap<ServiceName, ImageRef>) -> Result<(Edits, Model), Problem> {
         let fail = |error: ComposeError| Problem::from(&error);
         let sources = Sources::load(&self.project).map_err(fail)?;
         let model = self.compose.config().await.map_err(fail)?;
@@ -110,7 +111,7 @@ impl Bench {
         Ok((edit, model))
     }
 
-    async fn apply(&self, edit: &Edit, before: &Model) -> Result<(), Problem> {
+    async fn apply(&self, edit: &Edits, before: &Model) -> Result<(), Problem> {
         for file in &edit.files {
             files::replace(&file.path, &file.after, &file.before).unwrap();
         }
@@ -136,14 +137,14 @@ impl Bench {
 }
 
 /// Outside of the reported texts every byte is the same: putting them into the old bytes gives the new ones.
-fn assert_exact(edit: &Edit) {
+fn assert_exact(edit: &Edits) {
     for file in &edit.files {
         let mut rebuilt = Vec::new();
         let mut done = 0;
         for change in &file.lines {
             let old = change.before.as_bytes();
             // Several texts on the line may be equal; the one that was meant continues the new bytes.
-            let (at, tried) = (line_start(&file.before, change.line).max(done)..file.before.len())
+            let (at, tried) = (line_start(&file.before, usize::try_from(change.line).unwrap()).max(done)..file.before.len())
                 .filter(|at| file.before[*at..].starts_with(old))
                 .map(|at| {
                     (
@@ -153,7 +154,7 @@ fn assert_exact(edit: &Edit) {
                 })
                 .find(|(_, tried)| file.after.starts_with(tried))
                 .unwrap_or_else(|| panic!("{change:?} is not in {}", file.path.display()));
-            let skipped = &file.before[line_start(&file.before, change.line).max(done)..at];
+            let skipped = &file.before[line_start(&file.before, usize::try_from(change.line).unwrap()).max(done)..at];
             assert!(!skipped.contains(&b'\n'), "{change:?} is on another line");
             rebuilt = tried;
             done = at + old.len();
@@ -209,14 +210,14 @@ async fn check(name: &str, compose: &Compose, expect: &Expect, dir: &Path) {
     assert_untouched(name, dir);
 }
 
-fn assert_changes(name: &str, dir: &Path, expect: &Expect, edit: &Edit) {
+fn assert_changes(name: &str, dir: &Path, expect: &Expect, edit: &Edits) {
     let changes: Vec<Change> = edit
         .files
         .iter()
         .flat_map(|file| file.lines.iter().map(move |line| (file, line)))
         .map(|(file, line)| Change {
             file: file.path.strip_prefix(dir).unwrap().to_owned(),
-            line: line.line,
+            line: usize::try_from(line.line).unwrap(),
             before: line.before.clone(),
             after: line.after.clone(),
         })
@@ -240,7 +241,7 @@ fn assert_changes(name: &str, dir: &Path, expect: &Expect, edit: &Edit) {
 }
 
 /// The same edit again changes nothing; the edit back to the old images restores the same bytes.
-async fn assert_again_and_back(name: &str, bench: &Bench, edit: &Edit, before: &Model) {
+async fn assert_again_and_back(name: &str, bench: &Bench, edit: &Edits, before: &Model) {
     let (again, after) = bench.edit(&edit.images).await.unwrap();
     assert_eq!(again.files, [], "{name}: again");
     let old: BTreeMap<ServiceName, ImageRef> = edit

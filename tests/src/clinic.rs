@@ -262,6 +262,23 @@ impl Clinic {
         all.pop().context("docker inspect said nothing")
     }
 
+    /// The id of the image that a service's container runs: the same bytes, whatever tags say.
+    pub fn image_id(&self, service: &str) -> Result<String> {
+        let container = self.inspect(service)?;
+        let image = container.pointer("/Image").and_then(Value::as_str);
+        Ok(image.context("a container without an image")?.to_owned())
+    }
+
+    /// An image of one of the six: `REPOSITORY:TAG`.
+    pub fn image(&self, service: &str, tag: &str) -> String {
+        format!("{}:{tag}", self.repository(service))
+    }
+
+    /// `SERVICE=REPOSITORY:TAG`, as `push --set` takes it.
+    pub fn set_argument(&self, service: &str, tag: &str) -> String {
+        format!("{service}={}", self.image(service, tag))
+    }
+
     /// The Engine's word on a service: `healthy`, `unhealthy`, `starting`, or without a healthcheck `running`,
     /// `restarting`, `exited`, ...
     pub fn health(&self, service: &str) -> Result<String> {

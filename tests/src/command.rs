@@ -1,6 +1,7 @@
 //! Programs as the tests run them: a scrubbed environment, a deadline, and an error that shows the command, the folder
 //! and both streams.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, bail};
 const DEADLINE: Duration = Duration::from_secs(180);
 
 /// What is kept of the environment: enough to find the programs, their toolchain and the Engine.
-const KEPT: [&str; 8] = [
+pub(crate) const KEPT: [&str; 8] = [
     "PATH",
     "HOME",
     "TMPDIR",
@@ -68,6 +69,13 @@ impl Run {
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Sets several variables.
+    #[must_use]
+    pub fn envs(mut self, variables: &BTreeMap<String, String>) -> Self {
+        self.command.envs(variables);
         self
     }
 

@@ -78,12 +78,14 @@ fn build_service() -> Result<PathBuf> {
     Ok(target.join(triple).join("release/test-service"))
 }
 
-fn workspace() -> &'static Path {
+/// The folder of the workspace.
+pub(crate) fn workspace() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().unwrap_or(tests)
 }
 
-fn target_dir() -> PathBuf {
+/// The folder of its builds.
+pub(crate) fn target_dir() -> PathBuf {
     workspace().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 

@@ -21,7 +21,8 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 84
 const MONITOR_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9618);
 /// systemd's `StateDirectory=deploy-agent`.
 const STATE_DIR: &str = "/var/lib/deploy-agent";
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+/// Where the Engine listens unless told otherwise.
+pub const DEFAULT_DOCKER_SOCKET: &str = "/var/run/docker.sock";
 const DOCKER_CONFIG_DIR: &str = "/root/.docker";
 /// The most names of this host: each stands in the certificate.
 const NAMES_MAX: usize = 64;
@@ -75,7 +76,7 @@ pub(super) fn settings(document: &Document<'_>, hostname: &str) -> Settings {
         server,
         monitor: listen.map_or(MONITOR_LISTEN, Spanned::into_inner),
         state_dir: absolute_path(&root, "state_dir").unwrap_or_else(|| PathBuf::from(STATE_DIR)),
-        docker_socket: docker_path("socket", DOCKER_SOCKET),
+        docker_socket: docker_path("socket", DEFAULT_DOCKER_SOCKET),
         docker_config_dir: docker_path("config_dir", DOCKER_CONFIG_DIR),
     }
 }

@@ -23,6 +23,7 @@ mod table;
 mod tests;
 mod values;
 
+pub use agent_file::DEFAULT_DOCKER_SOCKET;
 pub use load::{AGENT_FILE, DEFAULT_FOLDER, PROJECTS_FOLDER, ServerPart, load, load_server, read_project};
 pub use mistake::{Excerpt, Mistake, Mistakes};
 

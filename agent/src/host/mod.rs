@@ -43,6 +43,15 @@ pub enum HostError {
     Engine(#[source] engine::Error),
 }
 
+/// What the agent takes from its own environment for the processes that it starts; they see nothing else of it.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// `PATH`.
+    pub path: OsString,
+    /// `HOME`.
+    pub home: PathBuf,
+}
+
 /// Docker and the files of this host.
 #[derive(Debug)]
 pub struct DockerHost {
@@ -66,21 +75,19 @@ struct Read {
 }
 
 impl DockerHost {
-    /// A host with the Engine and the surroundings that the configuration names. Nothing is connected yet.
+    /// A host with the Engine that the configuration names. Nothing is connected yet.
     ///
     /// # Errors
     /// The socket's path is not UTF-8.
-    pub fn new(config: &Config) -> Result<Self, HostError> {
-        let path = std::env::var_os("PATH")
-            .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
-        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
-        let environment: Vec<(OsString, OsString)> = vec![
+    pub fn new(config: &Config, environment: Environment) -> Result<Self, HostError> {
+        let Environment { path, home } = environment;
+        let helpers = vec![
             ("PATH".into(), path.clone()),
             ("HOME".into(), home.clone().into()),
         ];
         let logins = Logins {
             config_dir: config.docker_config_dir.clone(),
-            environment,
+            environment: helpers,
         };
         let surroundings = Surroundings {
             path,

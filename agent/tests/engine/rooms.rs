@@ -157,7 +157,7 @@ async fn the_last_lines_of_both_streams_are_read_and_bounded() {
     assert!(lines.iter().any(|line| line == "line 199"), "{lines:?}");
     assert!(lines.iter().all(|line| line.len() <= 2000));
 
-    let followed = fixture.engine.follow(&id, 3).await.unwrap();
+    let followed = fixture.engine.logs(&id, 3, true).await.unwrap();
     let pieces: Vec<_> = followed.map(Result::unwrap).collect().await;
     assert!(
         pieces.concat().ends_with(b"xxx"),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
 
-use crate::deploy::plan::{Edits, FileEdit, LineEdit};
+use crate::deploy::plan::{Edits, FileEdit};
 
 use super::image_line::{Change, InVariables, Splice, change};
 use super::locate::{Image, Located, Stop};

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::edit::LineEdit;
 use super::image_line::Splice;
+use crate::deploy::plan::LineEdit;
 
 /// Whether two splices are about the same bytes.
 pub(super) fn touches(a: &Splice, b: &Splice) -> bool {
@@ -32,7 +32,7 @@ pub(super) fn lines(before: &[u8], splices: &[&Splice]) -> Vec<LineEdit> {
             let within = together.first()?.place.within.clone();
             let old = before.get(within.clone()).unwrap_or_default();
             Some(LineEdit {
-                line: line_at(before, within.start),
+                line: u32::try_from(line_at(before, within.start)).unwrap_or(u32::MAX),
                 before: String::from_utf8_lossy(old).into_owned(),
                 after: String::from_utf8_lossy(&spliced(before, within, together)).into_owned(),
             })
