@@ -20,7 +20,7 @@ use crate::host::process::{self, ProcessError, Program};
 /// How long Compose may take to say what it calls the project: it reads files only.
 const NAME_DEADLINE: Duration = Duration::from_secs(30);
 /// The folders in which the systemd unit lets the agent write (`ReadWritePaths` in deploy-agent.service).
-const WRITABLE: [&str; 2] = ["/srv", "/opt"];
+pub(super) const WRITABLE: [&str; 2] = ["/srv", "/opt"];
 
 /// Register the Compose project in a folder
 ///

@@ -41,6 +41,16 @@ pub enum CheckError {
     Print(#[source] io::Error),
 }
 
+impl CheckError {
+    /// What to do about it; mistakes have their own hints.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Tls(error) => error.hint(),
+            Self::Config(_) | Self::Print(_) => None,
+        }
+    }
+}
+
 /// Reads everything that the agent reads at its start, changes nothing, and prints what it means.
 ///
 /// # Errors

@@ -32,6 +32,16 @@ pub enum PinError {
     Print(#[source] io::Error),
 }
 
+impl PinError {
+    /// What to do about it; mistakes have their own hints.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Tls(error) => error.hint(),
+            Self::Config(_) | Self::Print(_) => None,
+        }
+    }
+}
+
 /// Prints `sha256//` and base64, and a line break.
 ///
 /// # Errors

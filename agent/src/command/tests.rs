@@ -367,5 +367,18 @@ fn a_bad_configuration_or_certificate_fails_the_check() {
     let host = Host::new(&format!("{AGENT}{KEYS}"));
     host.pin().unwrap();
     std::fs::remove_file(host.path("state/tls/key.pem")).unwrap();
-    assert!(matches!(host.check(true), Err(check::CheckError::Tls(_))));
+    let error = host.check(true).unwrap_err();
+    assert!(matches!(error, check::CheckError::Tls(_)), "{error:?}");
+    assert!(
+        error.hint().is_some_and(|hint| hint.contains("not made anew")),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn the_folders_that_need_no_drop_in_are_those_of_the_unit() {
+    let unit = include_str!("../../../systemd/deploy-agent.service");
+    let folders: Vec<String> = add::WRITABLE.iter().map(|folder| format!("-{folder}")).collect();
+    let line = format!("ReadWritePaths={}", folders.join(" "));
+    assert!(unit.lines().any(|found| found == line), "{line}");
 }

@@ -345,3 +345,43 @@ fn the_server_part_is_read_without_a_key_and_whatever_the_projects_are() {
     assert!(load(&folder.path("")).is_err());
     assert!(load_server(&Folder::new("[server]\n").path("")).is_err());
 }
+
+/// The file as it is shipped is refused for what only the operator knows; what it shows as defaults are the defaults.
+#[test]
+fn the_shipped_example_is_valid_once_it_is_filled_in() {
+    let shipped = include_str!("../../../packaging/agent.toml");
+    let found = Folder::new(shipped).mistakes();
+    let [key, names] = found.as_slice() else {
+        panic!("{found:?}")
+    };
+    assert!(
+        names.contains(": `names` is missing in [server]") && key.contains("no caller's key is configured"),
+        "{found:?}"
+    );
+    let is_setting =
+        |line: &str| line.starts_with("# ") && line.contains(" = ") && !line.contains("/etc/ssl");
+    let filled: Vec<&str> = shipped
+        .lines()
+        .map(|line| {
+            if is_setting(line) || line == "# [[key]]" {
+                line.trim_start_matches("# ")
+            } else {
+                line
+            }
+        })
+        .collect();
+    let filled =
+        load(&Folder::new(&filled.join("\n")).path("")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let minimal = load(&Folder::new(MINIMAL).path("")).unwrap();
+    assert_eq!(
+        (filled.server.listen, filled.monitor),
+        (minimal.server.listen, minimal.monitor)
+    );
+    assert_eq!(filled.state_dir, minimal.state_dir);
+    assert_eq!(filled.docker_socket, minimal.docker_socket);
+    assert_eq!(filled.docker_config_dir, minimal.docker_config_dir);
+    assert_eq!(
+        filled.keys.first().map(|key| key.allow.as_slice()),
+        Some(Action::ALL.as_slice())
+    );
+}

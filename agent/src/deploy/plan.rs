@@ -1,6 +1,7 @@
 //! From a permitted request and the host's facts to a plan, or a refusal: pure. Nothing has changed yet.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 
 use deploy_proto::image::{Digest, ImageRef};
@@ -61,7 +62,7 @@ pub struct ServicePlan {
 }
 
 /// One file to change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEdit {
     /// The file, absolute.
     pub path: PathBuf,
@@ -73,6 +74,16 @@ pub struct FileEdit {
     pub after: Vec<u8>,
     /// The lines that differ, for people.
     pub lines: Vec<LineEdit>,
+}
+
+impl fmt::Debug for FileEdit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The bytes around the images are the host's, and `.env` holds secrets.
+        f.debug_struct("FileEdit")
+            .field("path", &self.path)
+            .field("lines", &self.lines)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One changed line.
@@ -109,13 +120,21 @@ pub struct Facts {
 }
 
 /// One file of a project.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
     /// Absolute.
     pub path: PathBuf,
     /// All its bytes.
     #[serde(with = "base64_bytes")]
     pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for SourceFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One service, as it is before a deployment.

@@ -15,12 +15,8 @@ use std::path::{Path, PathBuf};
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
 
-<<<<<<< HEAD
 use crate::deploy::plan::{Edits, FileEdit};
 
-=======
-use super::change::{Edit, FileEdit};
->>>>>>> compose
 use super::image_line::{Change, InVariables, Splice, change};
 use super::locate::{Image, Located, Stop};
 use super::model::Model;

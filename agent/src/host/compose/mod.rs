@@ -5,7 +5,6 @@
 //! `model` and `difference` compare what Compose resolves before and after. `sources` reads files, `cli` calls Compose. Containers
 //! and images belong to `engine`; this room does not know bollard.
 
-mod change;
 mod cli;
 mod difference;
 mod dotenv;
@@ -31,7 +30,6 @@ use deploy_proto::problem::{Code, Problem};
 use crate::host::files::FilesError;
 use crate::host::process::ProcessError;
 
-pub use change::{Edit, FileEdit, LineEdit};
 pub use cli::{Compose, ComposeProject, Surroundings, VERSION_MIN, Version};
 pub use difference::{Difference, beyond, differences};
 pub use edit::edit;

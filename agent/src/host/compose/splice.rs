@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::change::LineEdit;
 use super::image_line::Splice;
+use crate::deploy::plan::LineEdit;
 
 /// Whether two splices are about the same bytes.
 pub(super) fn touches(a: &Splice, b: &Splice) -> bool {
