@@ -197,7 +197,7 @@ impl Agent {
     pub fn shop(&self) -> Result<PathBuf> {
         let dir = self.home.path().join("shop");
         fs::create_dir_all(&dir)?;
-        let file = "services:\n  web:\n    image: 127.0.0.1:1/acme/web:v1\n  db:\n    image: 127.0.0.1:1/library/postgres:15\n";
+        let file = "services:\n  web:\n    image: 127.0.0.1:1/acme/web:v1\n  db:\n    image: 127.0.0.1:1/acme/db:v1\n";
         fs::write(dir.join("docker-compose.yml"), file)?;
         Ok(dir)
     }
