@@ -328,6 +328,7 @@ fn what_is_no_readable_text_is_a_mistake_too() {
     );
     let mut file = std::fs::File::create(folder.path("agent.toml")).unwrap();
     std::io::Write::write_all(&mut file, b"[server]\nx = '\xff'\n").unwrap();
+    folder.mode("agent.toml", 0o640);
     assert_eq!(
         folder.mistakes(),
         ["agent.toml:2: the file is not UTF-8 | save it as UTF-8"]
