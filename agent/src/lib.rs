@@ -2,8 +2,19 @@
 //!
 //! A push passes through them in this order: `api` (gate, then one handler per route) -> `policy` -> `queue` ->
 //! `deploy` (pure: plan, phase, verdict; and the runner, the one loop) -> `host` (the only room that acts on Docker
-//! and on the host's files). `history` is the journal and the releases; `config` is read before a port is bound.
+//! and on the host's files). `history` is the journal and the releases; `config` is read before a port is bound; `app`
+//! puts them together, `serve` runs them.
 
+pub mod api;
+pub mod app;
+pub mod command;
 pub mod config;
 pub mod deploy;
+pub mod history;
 pub mod host;
+pub mod metrics;
+pub mod policy;
+pub mod queue;
+pub mod serve;
+pub mod systemd;
+pub mod tls;

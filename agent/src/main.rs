@@ -1,2 +1,154 @@
-//! deploy-agent.
-fn main() {}
+//! `deploy-agent`: arguments, configuration, then serve.
+
+use std::error::Error;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use deploy_agent::command::{ConfigFolder, add, check, pin};
+use deploy_agent::config;
+use deploy_agent::host::Environment;
+use deploy_agent::host::compose::Surroundings;
+use deploy_agent::serve;
+use deploy_agent::systemd::ServiceManager;
+use jiff::Timestamp;
+use tracing_subscriber::EnvFilter;
+
+/// Deploys Docker Compose projects on this host, asked by signed requests
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    config: ConfigFolder,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve requests until told to stop (the default)
+    Serve(ConfigFolder),
+    Add(add::Args),
+    Check(check::Args),
+    Pin(pin::Args),
+}
+
+/// Why a command failed, in words for a person: the causes, and what to do.
+struct Failed {
+    causes: String,
+    hint: Option<String>,
+}
+
+impl Failed {
+    fn new(error: &dyn Error, hint: Option<String>) -> Self {
+        Self {
+            causes: serve::error_chain(error),
+            hint,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let out = &mut io::stdout();
+    let done = match arguments.command {
+        None => run(&arguments.config),
+        Some(Command::Serve(config)) => run(&config),
+        Some(Command::Add(args)) => register(&args),
+        Some(Command::Check(args)) => {
+            check::check(&args, Timestamp::now(), out).map_err(|error| Failed::new(&error, None))
+        }
+        Some(Command::Pin(args)) => {
+            pin::pin(&args, Timestamp::now(), out).map_err(|error| Failed::new(&error, None))
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            let hint = failed
+                .hint
+                .map(|hint| format!("\nhint: {hint}"))
+                .unwrap_or_default();
+            // Nobody reads a standard error that is closed.
+            drop(writeln!(
+                io::stderr(),
+                "deploy-agent: failed to {}{hint}",
+                failed.causes
+            ));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads the configuration and serves.
+fn run(folder: &ConfigFolder) -> Result<(), Failed> {
+    log_to_stderr();
+    let config = config::load(&folder.path).map_err(|mistakes| Failed {
+        causes: format!("use the configuration in {}\n{mistakes}", folder.path.display()),
+        hint: None,
+    })?;
+    // An error means that a provider is set already, and ring is the only one in this build.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let notify_socket = std::env::var_os("NOTIFY_SOCKET");
+    let watchdog = std::env::var_os("WATCHDOG_USEC");
+    let manager = ServiceManager::new(notify_socket.as_deref(), watchdog.as_deref());
+    let manager = manager.map_err(|error| Failed {
+        causes: format!("connect to systemd: {error}"),
+        hint: None,
+    })?;
+    let served = runtime()?.block_on(serve::run(config, &folder.path, environment(), manager));
+    served.map_err(|error| Failed {
+        hint: error.hint(),
+        causes: serve::error_chain(&error),
+    })
+}
+
+/// Registers a project. The host's configuration may not be there yet, so Docker is looked for where it always is.
+fn register(args: &add::Args) -> Result<(), Failed> {
+    let Environment { path, home } = environment();
+    let surroundings = Surroundings {
+        docker_config_dir: home.join(".docker"),
+        path,
+        home,
+        docker_socket: PathBuf::from(config::DEFAULT_DOCKER_SOCKET),
+    };
+    let added = runtime()?.block_on(add::add(args, &surroundings, &mut io::stdout()));
+    added.map_err(|error| Failed {
+        hint: error.hint(),
+        causes: serve::error_chain(&error),
+    })
+}
+
+fn environment() -> Environment {
+    let standard = || "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
+    Environment {
+        path: std::env::var_os("PATH").unwrap_or_else(standard),
+        home: std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from),
+    }
+}
+
+/// One thread serves everything: the agent waits for Docker and for disks, it does not compute.
+fn runtime() -> Result<tokio::runtime::Runtime, Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failed {
+        causes: format!("start the runtime: {error}"),
+        hint: None,
+    })
+}
+
+/// Logs to standard error, which systemd keeps: there without time and colour, which it adds itself.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        logs.without_time().init()
+    } else {
+        logs.init()
+    }
+}

@@ -9,3 +9,4 @@ pub mod names;
 pub mod problem;
 pub mod push;
 pub mod release;
+pub mod signing;

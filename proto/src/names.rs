@@ -100,7 +100,7 @@ text_name!(
 );
 
 text_name!(
-    /// The name a host gives to a caller's key, and the `keyid` of its signatures: letters, digits, `.`, `-`, `_`, `@`.
+    /// The name a host gives to a caller's key: letters, digits, `.`, `-`, `_`, `@`.
     KeyName, "key name", |text| {
         sized(text)?;
         starts_with(text, |b| b.is_ascii_alphanumeric(), "it must begin with a letter or a digit")?;

@@ -1,1 +1,14 @@
 //! The harness of the tests on a real Docker Engine.
+//!
+//! [`images`] makes images that are good, sick, slow or dying and a registry to pull them from; [`clinic`] runs the
+//! project that the agent is to deploy; [`agent`] runs the agent on it and [`ctl`] its caller, with [`wire`] for requests
+//! that no honest caller sends. Whatever a test starts has a name of its own and is removed on drop.
+
+pub mod agent;
+pub mod clinic;
+pub mod command;
+pub mod ctl;
+pub mod http;
+pub mod images;
+pub mod until;
+pub mod wire;

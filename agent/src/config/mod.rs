@@ -1,14 +1,31 @@
 //! What the operator decided: the parsed, checked configuration that the rest of the agent works with.
 //!
-//! `file` has the shape of the TOML, `parse` turns it into these types and reports every mistake at once. After that
-//! nothing re-checks.
+//! `file` reads a TOML file with the place of everything in it, `agent_file` and `project_file` know the shapes and turn
+//! them into these types, and every mistake of every file is reported at once. After that nothing re-checks.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use deploy_proto::names::{ProjectName, ServiceName};
+use deploy_proto::names::{KeyName, ProjectName, ServiceName};
+use deploy_proto::signing::PublicKey;
+use jiff::Timestamp;
+
+pub(crate) mod access;
+mod agent_file;
+mod file;
+mod load;
+mod mistake;
+mod project_file;
+mod table;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use agent_file::DEFAULT_DOCKER_SOCKET;
+pub use load::{AGENT_FILE, DEFAULT_FOLDER, PROJECTS_FOLDER, ServerPart, load, load_server, read_project};
+pub use mistake::{Excerpt, Mistake, Mistakes};
 
 /// The whole configuration: `agent.toml` and every `projects.d/*.toml`.
 #[derive(Debug, Clone)]
@@ -23,6 +40,8 @@ pub struct Config {
     pub docker_socket: PathBuf,
     /// The folder with Docker's `config.json` for registry credentials: `/root/.docker`.
     pub docker_config_dir: PathBuf,
+    /// The callers' keys; never empty.
+    pub keys: Vec<Key>,
     /// The projects by name.
     pub projects: BTreeMap<ProjectName, Project>,
 }
@@ -66,6 +85,23 @@ impl<T: PartialEq> Scope<T> {
     }
 }
 
+/// A caller's key, and what it may do on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its name, the `keyid` of its signatures; no two keys have the same.
+    pub name: KeyName,
+    /// The public half; no two keys have the same.
+    pub public: PublicKey,
+    /// The projects it may touch.
+    pub projects: Scope<ProjectName>,
+    /// The services it may change in them.
+    pub services: Scope<ServiceName>,
+    /// What it may do; never empty.
+    pub allow: Vec<Action>,
+    /// The first moment at which it is not taken any more: for a date, the end of that day in UTC.
+    pub expires: Option<Timestamp>,
+}
+
 /// What a key may do. `status` covers status, history, health and following deployments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -77,6 +113,21 @@ pub enum Action {
     Status,
     /// Read the logs of services.
     Logs,
+}
+
+impl Action {
+    /// Every action, in the order in which they are shown.
+    pub const ALL: [Self; 4] = [Self::Push, Self::Rollback, Self::Status, Self::Logs];
+
+    /// The word in `allow = [...]`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Rollback => "rollback",
+            Self::Status => "status",
+            Self::Logs => "logs",
+        }
+    }
 }
 
 /// One Compose project on this host.

@@ -1,4 +1,13 @@
 //! Deciding: the state machine, the plan and the verdict are pure; the runner is the one loop that drives a `Host`.
 
+#[cfg(test)]
+pub(crate) mod fake_host;
+pub mod feed;
 pub mod phase;
+pub mod plan;
+pub mod planning;
+pub mod port;
+pub mod runner;
+#[cfg(test)]
+mod runner_tests;
 pub mod verdict;

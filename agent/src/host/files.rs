@@ -116,6 +116,7 @@ pub enum FilesError {
 }
 
 impl FilesError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "ErrorKind is open-ended")]
     fn of(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
@@ -124,7 +125,6 @@ impl FilesError {
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path },
             io::ErrorKind::ResourceBusy => Self::Mounted { path },
-            #[expect(clippy::wildcard_enum_match_arm, reason = "ErrorKind is open-ended")]
             _ => Self::Io { action, path, source },
         }
     }
@@ -275,7 +275,11 @@ fn flush(path: &Path) -> Result<(), FilesError> {
 fn sweep(folder: &Path, target: &Path) {
     let prefix = prefix(target);
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(prefix.as_encoded_bytes())
+        {
             // A leftover that cannot be removed harms nobody; what matters will fail with its own reason.
             drop(fs::remove_file(entry.path()));
         }
@@ -293,7 +297,9 @@ fn regular(path: &Path, metadata: &Metadata) -> Result<(), FilesError> {
     if metadata.is_file() {
         Ok(())
     } else {
-        Err(FilesError::NotAFile { path: path.to_owned() })
+        Err(FilesError::NotAFile {
+            path: path.to_owned(),
+        })
     }
 }
 

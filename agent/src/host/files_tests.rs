@@ -91,10 +91,16 @@ fn what_a_crash_left_beside_it_is_removed_and_nothing_else() {
 fn what_cannot_be_read_is_named() {
     let (dir, path) = folder_with("compose.yaml", &vec![b'#'; 2 * 1024 * 1024 + 1]);
     assert!(matches!(read(&path).unwrap_err(), FilesError::TooLarge { .. }));
-    assert!(matches!(read(dir.path()).unwrap_err(), FilesError::NotAFile { .. }));
+    assert!(matches!(
+        read(dir.path()).unwrap_err(),
+        FilesError::NotAFile { .. }
+    ));
     let missing = dir.path().join("none");
     assert!(matches!(read(&missing).unwrap_err(), FilesError::Missing { .. }));
-    assert!(matches!(replace(&missing, b"", b"").unwrap_err(), FilesError::Missing { .. }));
+    assert!(matches!(
+        replace(&missing, b"", b"").unwrap_err(),
+        FilesError::Missing { .. }
+    ));
 }
 
 #[test]
@@ -123,7 +129,11 @@ fn every_cause_has_its_own_words_and_a_hint() {
         (rustix::io::Errno::BUSY, Code::HostUnfit, "mounted by itself"),
         (rustix::io::Errno::IO, Code::Internal, "failed to replace"),
     ] {
-        let problem = Problem::from(&FilesError::of("replace", Path::new("/srv/shop/c.yaml"), errno.into()));
+        let problem = Problem::from(&FilesError::of(
+            "replace",
+            Path::new("/srv/shop/c.yaml"),
+            errno.into(),
+        ));
         assert_eq!(problem.code, code, "{errno}");
         assert!(problem.detail.contains(words), "{}", problem.detail);
         assert!(problem.hint.is_some() || code == Code::Internal);

@@ -162,9 +162,7 @@ async fn the_last_lines_of_both_streams_are_read_and_bounded() {
     mixed.sort_unstable();
     let x = "x".repeat(2000);
     assert_eq!(mixed, ["error", x.as_str(), "\u{fffd}\u{fffd} bad"]);
-
-    let id = &ids[1];
-    let followed = fixture.engine.follow(id, 3).await.unwrap();
+    let followed = fixture.engine.logs(&ids[1], 3, true).await.unwrap();
     let pieces: Vec<_> = followed.map(Result::unwrap).collect().await;
     assert!(
         pieces.concat().ends_with(b"xxx"),

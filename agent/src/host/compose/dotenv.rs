@@ -105,7 +105,9 @@ fn entry(text: &str, start: usize, entries: &mut Vec<Entry>) -> Result<usize, Do
     let name = rest.get(..length).unwrap_or_default().trim_end();
     let good = |c: char| c.is_alphanumeric() || "_.-[]".contains(c) || (blank(c) && c != ' ');
     if !name.chars().all(|c| good(c) || c == ' ') {
-        return Err(failed("a variable's name has a character that may not stand in it"));
+        return Err(failed(
+            "a variable's name has a character that may not stand in it",
+        ));
     }
     if name.contains(' ') {
         return Err(failed("a variable's name has a space in it"));
@@ -220,6 +222,16 @@ mod tests {
         ] {
             assert_eq!(value_of(text, "TAG").as_deref(), value, "{text:?}");
         }
+    }
+
+    #[test]
+    fn values_that_double_each_other_stay_small() {
+        let mut text = String::from("V0=x\n");
+        for number in 1..200 {
+            let before = number - 1;
+            text.push_str(&format!("V{number}=$V{before}$V{before}\n"));
+        }
+        assert_eq!(value_of(&text, "V199").map(|value| value.len()), Some(256));
     }
 
     #[test]

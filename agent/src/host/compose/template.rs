@@ -11,6 +11,11 @@ use std::rc::Rc;
 /// How deep defaults may stand within defaults: `${A:-${B:-c}}` is two.
 const NESTING_MAX: usize = 16;
 
+/// How long a value may become, in bytes, and of how many pieces: an image reference is under 500 bytes, and values
+/// that double each other must not fill the memory. What is beyond is left out; it is no image then, and refused.
+const VALUE_MAX_BYTES: usize = 16 * 1024;
+const PIECES_MAX: usize = 256;
+
 /// Bytes of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
@@ -59,6 +64,13 @@ impl Evaluated {
     pub(super) fn text(&self) -> String {
         self.pieces.iter().map(|piece| piece.text.as_str()).collect()
     }
+
+    fn add(&mut self, piece: Piece) {
+        let bytes: usize = self.pieces.iter().map(|piece| piece.text.len()).sum();
+        if self.pieces.len() < PIECES_MAX && bytes + piece.text.len() <= VALUE_MAX_BYTES {
+            self.pieces.push(piece);
+        }
+    }
 }
 
 /// Replaces the variables of a text.
@@ -78,16 +90,25 @@ pub(super) fn literal(text: &str, origin: &Origin) -> Vec<Piece> {
 fn walk(text: &str, offset: usize, origin: &Origin, scope: &Scope, depth: usize, into: &mut Evaluated) {
     let mut literal_start = 0;
     let mut at = 0;
-    while let Some(dollar) = text.get(at..).and_then(|rest| rest.find('$')).map(|found| at + found) {
+    while let Some(dollar) = text
+        .get(at..)
+        .and_then(|rest| rest.find('$'))
+        .map(|found| at + found)
+    {
         let rest = text.get(dollar + 1..).unwrap_or_default();
         let Some((used, what)) = reference(rest) else {
             at = dollar + 1;
             continue;
         };
-        push(text.get(literal_start..dollar).unwrap_or_default(), offset + literal_start, origin, into);
+        push(
+            text.get(literal_start..dollar).unwrap_or_default(),
+            offset + literal_start,
+            origin,
+            into,
+        );
         match what {
             // `$$` is one `$` made of two bytes: it has no place of its own.
-            Reference::Dollar => into.pieces.push(Piece {
+            Reference::Dollar => into.add(Piece {
                 text: "$".to_owned(),
                 place: None,
                 variable: origin.variable.clone(),
@@ -100,7 +121,12 @@ fn walk(text: &str, offset: usize, origin: &Origin, scope: &Scope, depth: usize,
         at = dollar + 1 + used;
         literal_start = at;
     }
-    push(text.get(literal_start..).unwrap_or_default(), offset + literal_start, origin, into);
+    push(
+        text.get(literal_start..).unwrap_or_default(),
+        offset + literal_start,
+        origin,
+        into,
+    );
 }
 
 enum Reference<'t> {
@@ -196,7 +222,7 @@ fn substitute(
         let at = base + variable.argument_at;
         walk(variable.argument, at, origin, scope, depth - 1, into);
     } else if let (Some(pieces), false) = (full, variable.operator.ends_with('+')) {
-        into.pieces.extend_from_slice(pieces);
+        pieces.iter().for_each(|piece| into.add(piece.clone()));
     } else if !variable.operator.ends_with('+') {
         into.missing.push(variable.name.to_owned());
     }
@@ -211,7 +237,7 @@ fn push(text: &str, at: usize, origin: &Origin, into: &mut Evaluated) {
         span: whole.span.start + at..whole.span.start + at + text.len(),
         within: whole.within.clone(),
     });
-    into.pieces.push(Piece {
+    into.add(Piece {
         text: text.to_owned(),
         place,
         variable: origin.variable.clone(),
@@ -260,7 +286,11 @@ mod tests {
             ("a:${NONE:-v2@sha256:00}", "a:v2@sha256:00"),
             ("${TAG", "${TAG"),
         ] {
-            assert_eq!(evaluate(text, &origin(text, None), &scope()).text(), result, "{text}");
+            assert_eq!(
+                evaluate(text, &origin(text, None), &scope()).text(),
+                result,
+                "{text}"
+            );
         }
     }
 
@@ -272,7 +302,11 @@ mod tests {
         for piece in &evaluated.pieces {
             let place = piece.place.as_ref().unwrap();
             let source = if piece.variable.is_some() { "v1" } else { text };
-            assert_eq!(source.get(place.span.clone()), Some(piece.text.as_str()), "{piece:?}");
+            assert_eq!(
+                source.get(place.span.clone()),
+                Some(piece.text.as_str()),
+                "{piece:?}"
+            );
         }
     }
 }

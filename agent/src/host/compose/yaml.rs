@@ -117,7 +117,9 @@ impl Document {
         seen: &mut BTreeSet<&'d str>,
         found: &mut Vec<(&'d str, &'d Node)>,
     ) {
-        let Kind::Map(pairs) = &self.target(node).kind else { return };
+        let Kind::Map(pairs) = &self.target(node).kind else {
+            return;
+        };
         let pairs: Vec<(&str, &Node)> = pairs
             .iter()
             .filter_map(|(key, value)| match &self.target(self.nodes.get(*key)?).kind {
@@ -142,7 +144,9 @@ impl Node {
     /// Whether this is YAML's null, or nothing at all.
     pub(super) fn is_null(&self) -> bool {
         match &self.kind {
-            Kind::Scalar(value, _, Style::Plain) => matches!(value.as_str(), "" | "~" | "null" | "Null" | "NULL"),
+            Kind::Scalar(value, _, Style::Plain) => {
+                matches!(value.as_str(), "" | "~" | "null" | "Null" | "NULL")
+            }
             Kind::Scalar(..) | Kind::Map(_) | Kind::Seq(_) | Kind::Alias(_) => false,
         }
     }
@@ -185,6 +189,10 @@ struct Open {
 }
 
 impl Builder {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the parser's event type is open-ended"
+    )]
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), YamlError> {
         match event {
             Event::Scalar(value, style, anchor, tag) => {
@@ -197,12 +205,18 @@ impl Builder {
                 let target = self.anchors.get(&anchor).copied().unwrap_or_default();
                 self.add(Kind::Alias(target), None, 0, span).map(drop)
             }
-            Event::MappingStart(_, anchor, tag) => {
-                self.begin(Kind::Map(Vec::new()), tag.as_deref().and_then(local_tag), anchor, span)
-            }
-            Event::SequenceStart(_, anchor, tag) => {
-                self.begin(Kind::Seq(Vec::new()), tag.as_deref().and_then(local_tag), anchor, span)
-            }
+            Event::MappingStart(_, anchor, tag) => self.begin(
+                Kind::Map(Vec::new()),
+                tag.as_deref().and_then(local_tag),
+                anchor,
+                span,
+            ),
+            Event::SequenceStart(_, anchor, tag) => self.begin(
+                Kind::Seq(Vec::new()),
+                tag.as_deref().and_then(local_tag),
+                anchor,
+                span,
+            ),
             Event::MappingEnd | Event::SequenceEnd => {
                 self.open.pop();
                 Ok(())
@@ -215,7 +229,6 @@ impl Builder {
                 }
                 Ok(())
             }
-            #[expect(clippy::wildcard_enum_match_arm, reason = "the parser's event type is open-ended")]
             _ => Ok(()),
         }
     }
@@ -230,7 +243,13 @@ impl Builder {
         Ok(())
     }
 
-    fn add(&mut self, kind: Kind, tag: Option<String>, anchor: usize, span: Span) -> Result<NodeId, YamlError> {
+    fn add(
+        &mut self,
+        kind: Kind,
+        tag: Option<String>,
+        anchor: usize,
+        span: Span,
+    ) -> Result<NodeId, YamlError> {
         let id = self.nodes.len();
         let line = span.start.line();
         let Some(open) = self.open.last_mut() else {
@@ -250,7 +269,9 @@ impl Builder {
                     return Err(YamlError {
                         line,
                         column: span.start.col() + 1,
-                        reason: format!("the key {name:?} stands twice in this mapping, first on line {first}"),
+                        reason: format!(
+                            "the key {name:?} stands twice in this mapping, first on line {first}"
+                        ),
                     });
                 }
             }
@@ -298,7 +319,12 @@ mod tests {
             ("{a: 1, a: 2}", 1, 8, "\"a\" stands twice"),
         ] {
             let error = parse(text).unwrap_err();
-            assert_eq!((error.line, error.column), (line, column), "{text:?}: {}", error.reason);
+            assert_eq!(
+                (error.line, error.column),
+                (line, column),
+                "{text:?}: {}",
+                error.reason
+            );
             assert!(error.reason.contains(reason), "{}", error.reason);
         }
     }
@@ -306,7 +332,8 @@ mod tests {
     #[test]
     fn merge_keys_are_followed_in_the_order_of_precedence_and_loops_end() {
         let documents =
-            parse("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b], x: 0}\nd: &d {<<: *d, q: 1}\n").unwrap();
+            parse("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {<<: [*a, *b], x: 0}\nd: &d {<<: *d, q: 1}\n")
+                .unwrap();
         let document = documents.first().unwrap();
         let shown = |name: &str| {
             let node = document.top(name).unwrap();
@@ -315,7 +342,7 @@ mod tests {
                 .into_iter()
                 .map(|(key, value)| match &value.kind {
                     Kind::Scalar(text, ..) => format!("{key}={text}"),
-                    other => format!("{key}={other:?}"),
+                    other @ (Kind::Map(_) | Kind::Seq(_) | Kind::Alias(_)) => format!("{key}={other:?}"),
                 })
                 .collect();
             all.sort();

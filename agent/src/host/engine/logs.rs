@@ -47,19 +47,20 @@ impl Engine {
         }
     }
 
-    /// The last lines, then everything both streams write, as the bytes come. The stream ends with the container;
-    /// dropping it ends the reading.
+    /// The last lines and, with `follow`, everything both streams write from then on, as the bytes come. The stream ends
+    /// with the container; dropping it ends the reading.
     ///
     /// It has no deadline: a quiet service is no error. The caller bounds how long it follows.
-    pub async fn follow(
+    pub async fn logs(
         &self,
         container_id: &str,
         tail: usize,
+        follow: bool,
     ) -> Result<BoxStream<'static, Result<Vec<u8>>>> {
         let options = LogsOptionsBuilder::new()
             .stdout(true)
             .stderr(true)
-            .follow(true)
+            .follow(follow)
             .tail(&tail.min(FOLLOW_TAIL_MAX).to_string())
             .build();
         let pieces = self.negotiated().await?.logs(container_id, Some(options));

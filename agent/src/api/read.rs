@@ -1,0 +1,183 @@
+//! What only reads: projects, status, health, history, one deployment.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use deploy_proto::event::Ending;
+use deploy_proto::names::DeploymentId;
+use deploy_proto::problem::{Code, Problem};
+use deploy_proto::release::{
+    DeploymentView, History as HistoryView, ProjectHealth, ProjectStatus, Projects, ServiceHealth,
+};
+use serde::Deserialize;
+
+use super::problem::Refusal;
+use super::{Verified, project};
+use crate::app::App;
+use crate::config::{Action, Project};
+use crate::deploy::planning;
+use crate::history::{Deployment, HISTORY_MAX, Release};
+use crate::host::health::Checks;
+use crate::policy;
+
+/// How many deployments and releases an answer has when the caller does not say.
+const HISTORY_DEFAULT: u32 = 20;
+
+/// The projects that this key may touch.
+pub(super) async fn projects(State(app): State<Arc<App>>, verified: Verified) -> Json<Projects> {
+    let config = app.settings.config();
+    let projects = config
+        .projects
+        .keys()
+        .filter(|name| verified.key().projects.contains(name))
+        .cloned()
+        .collect();
+    Json(Projects {
+        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        projects,
+    })
+}
+
+/// What runs, what is under way, and what needs attention.
+pub(super) async fn status(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    verified: Verified,
+) -> Result<Json<ProjectStatus>, Refusal> {
+    let project = readable(&app, &verified, &name)?;
+    let name = project.name.clone();
+    let (release, deployments, last_live, services) = tokio::join!(
+        app.history.live_release(name.clone()),
+        app.history.deployments(name.clone(), 2),
+        app.history.last_live_plan(name.clone()),
+        app.host.services(&project, Checks::Engine),
+    );
+    let (services, files) = services?;
+    let deployments = deployments?;
+    let running = deployments
+        .iter()
+        .find(|deployment| deployment.ended_at.is_none())
+        .map(Deployment::view);
+    let last = deployments
+        .iter()
+        .find(|deployment| deployment.ended_at.is_some())
+        .map(Deployment::view);
+    let mut attention: Vec<String> = last.iter().filter_map(stuck).collect();
+    if let (Some(plan), None) = (last_live?, &running) {
+        let left = plan.files_after();
+        let edited = planning::edited_files(&left, &files)
+            .into_iter()
+            .map(|(path, lines)| {
+                format!(
+                    "edited by hand since release {}: {} {lines}",
+                    plan.to,
+                    path.display()
+                )
+            });
+        attention.extend(edited);
+    }
+    Ok(Json(ProjectStatus {
+        project: name,
+        release: release?.map(|release| release.view()),
+        services,
+        running,
+        last,
+        attention,
+    }))
+}
+
+fn stuck(last: &DeploymentView) -> Option<String> {
+    let outcome = last
+        .outcome
+        .as_ref()
+        .filter(|outcome| outcome.result == Ending::Stuck)?;
+    let trouble = outcome.trouble.as_ref().map_or("", |problem| &problem.detail);
+    Some(format!(
+        "deployment {} is stuck, a person is needed: {trouble}",
+        last.id
+    ))
+}
+
+/// Every check of every service, run now.
+pub(super) async fn health(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    verified: Verified,
+) -> Result<Json<ProjectHealth>, Refusal> {
+    let project = readable(&app, &verified, &name)?;
+    let (release, services) = tokio::join!(
+        app.history.live_release(project.name.clone()),
+        app.host.services(&project, Checks::Now)
+    );
+    let (services, _files) = services?;
+    Ok(Json(ProjectHealth {
+        project: project.name,
+        healthy: services
+            .iter()
+            .all(|service| service.health == ServiceHealth::Healthy),
+        release: release?.map(|release| release.number),
+        services,
+    }))
+}
+
+/// How many to answer with.
+#[derive(Debug, Deserialize)]
+pub(super) struct Limit {
+    limit: Option<u32>,
+}
+
+/// The newest deployments and releases.
+pub(super) async fn history(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    Query(query): Query<Limit>,
+    verified: Verified,
+) -> Result<Json<HistoryView>, Refusal> {
+    let project = readable(&app, &verified, &name)?.name;
+    let limit = query.limit.unwrap_or(HISTORY_DEFAULT).clamp(1, HISTORY_MAX);
+    let deployments = app.history.deployments(project.clone(), limit).await?;
+    let releases = app.history.releases(project.clone(), limit).await?;
+    Ok(Json(HistoryView {
+        project,
+        deployments: deployments.iter().map(Deployment::view).collect(),
+        releases: releases.iter().map(Release::view).collect(),
+    }))
+}
+
+/// One deployment.
+pub(super) async fn deployment(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    verified: Verified,
+) -> Result<Json<DeploymentView>, Refusal> {
+    Ok(Json(followed(&app, &verified, &id).await?.view()))
+}
+
+/// Finds a deployment that this key may follow. One of a project that the key may not touch does not exist for it.
+pub(super) async fn followed(app: &App, verified: &Verified, id: &str) -> Result<Deployment, Refusal> {
+    let id: DeploymentId = id
+        .parse()
+        .map_err(|error| Problem::new(Code::BadRequest, format!("{error}")))?;
+    let found = app.history.deployment(id.clone()).await?;
+    let mine = found.filter(|deployment| {
+        let key = verified.key();
+        key.projects.contains(&deployment.project)
+            && (key.allow.contains(&Action::Status) || deployment.key == key.name)
+    });
+    mine.ok_or_else(|| {
+        Problem::new(
+            Code::UnknownDeployment,
+            format!("this host has no deployment {id}"),
+        )
+        .hint("deployctl history lists the deployments of a project")
+        .into()
+    })
+}
+
+/// The project, if this key may read its status.
+fn readable(app: &App, verified: &Verified, name: &str) -> Result<Project, Refusal> {
+    let project = project(app, verified, name)?;
+    policy::permit(verified.key(), Action::Status, &project, ())?;
+    Ok(project)
+}

@@ -1,0 +1,234 @@
+//! A host for tests of the runner: it says yes, no, or nothing at all. It never imitates Docker; what Docker does is
+//! tested against Docker.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use deploy_proto::event::RunningService;
+use deploy_proto::image::{Digest, ImageRef};
+use deploy_proto::names::ServiceName;
+use deploy_proto::problem::{Code, Problem};
+
+use super::phase::{Action, Failure};
+use super::plan::{Edits, Facts, FileEdit, LineEdit, Plan, RunningFacts, ServiceFacts, SourceFile};
+use super::port::{EditFailure, Host, LogTail, Progress, Summary};
+use crate::config::Project;
+
+/// What the host answers to an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Yes,
+    No,
+    /// For an edit: it failed, and the files are as they were.
+    NoAndUndone,
+    Never,
+}
+
+/// The host. Says yes to whatever it was not told otherwise.
+#[derive(Debug, Default)]
+pub(crate) struct FakeHost {
+    answers: Mutex<HashMap<Action, Answer>>,
+    asked: Mutex<Vec<Action>>,
+}
+
+pub(crate) const FILE: &str = "/srv/shop/compose.yaml";
+pub(crate) const OLD_DIGEST: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+pub(crate) const NEW_DIGEST: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
+
+impl FakeHost {
+    pub(crate) fn answer(&self, action: Action, answer: Answer) {
+        self.answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(action, answer);
+    }
+
+    /// What it was asked to do so far.
+    pub(crate) fn asked(&self) -> Vec<Action> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn ask(&self, action: Action) -> Result<Summary, Answer> {
+        self.asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(action);
+        let answer = self
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&action)
+            .copied();
+        match answer {
+            None | Some(Answer::Yes) => Ok(format!("{action:?} done")),
+            Some(no @ (Answer::No | Answer::NoAndUndone)) => Err(no),
+            Some(Answer::Never) => std::future::pending().await,
+        }
+    }
+
+    async fn yes_or_no(&self, action: Action) -> Result<Summary, Failure> {
+        self.ask(action).await.map_err(|_no| no(action))
+    }
+}
+
+pub(crate) fn no(action: Action) -> Failure {
+    Problem::new(Code::Engine, format!("{action:?} said no")).into()
+}
+
+fn service(name: &str) -> ServiceName {
+    name.parse().unwrap()
+}
+
+impl Host for FakeHost {
+    async fn facts(&self, _project: &Project) -> Result<Facts, Failure> {
+        self.yes_or_no(Action::Plan).await?;
+        let facts = |image: &str| ServiceFacts {
+            image: Some(image.parse().unwrap()),
+            running: Some(RunningFacts {
+                image_id: format!("id of {image}"),
+                digest: OLD_DIGEST.parse().ok(),
+                is_well: true,
+            }),
+            ..ServiceFacts::default()
+        };
+        Ok(Facts {
+            services: BTreeMap::from([
+                (
+                    service("api"),
+                    ServiceFacts {
+                        depends_on: vec![service("db"), service("worker")],
+                        ..facts("acme/api:v1")
+                    },
+                ),
+                (service("worker"), facts("acme/worker:v1")),
+                (service("db"), facts("postgres:16")),
+            ]),
+            files: vec![SourceFile {
+                path: FILE.into(),
+                bytes: b"old".to_vec(),
+            }],
+            free_bytes: u64::MAX,
+            ..Facts::default()
+        })
+    }
+
+    async fn resolve(&self, images: &BTreeSet<ImageRef>) -> Result<BTreeMap<ImageRef, Digest>, Failure> {
+        let digest = |image: &ImageRef| {
+            if image.tag() == Some("v1") {
+                OLD_DIGEST
+            } else {
+                NEW_DIGEST
+            }
+        };
+        Ok(images
+            .iter()
+            .map(|image| (image.clone(), digest(image).parse().unwrap()))
+            .collect())
+    }
+
+    async fn edits(
+        &self,
+        _project: &Project,
+        wanted: &BTreeMap<ServiceName, ImageRef>,
+    ) -> Result<Edits, Failure> {
+        let lines = wanted
+            .values()
+            .map(|image| LineEdit {
+                line: 1,
+                before: "old".into(),
+                after: image.to_string(),
+            })
+            .collect();
+        let file = FileEdit {
+            path: FILE.into(),
+            before: b"old".to_vec(),
+            after: b"new".to_vec(),
+            lines,
+        };
+        Ok(Edits {
+            files: vec![file],
+            images: wanted.clone(),
+            unpinned: BTreeSet::new(),
+        })
+    }
+
+    async fn pull(
+        &self,
+        _project: &Project,
+        _plan: &Plan,
+        _progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
+        self.yes_or_no(Action::Pull).await
+    }
+
+    async fn gate(&self, _project: &Project, _plan: &Plan) -> Result<Summary, Failure> {
+        self.yes_or_no(Action::Gate).await
+    }
+
+    async fn edit(&self, _project: &Project, _plan: &Plan) -> Result<Summary, EditFailure> {
+        self.ask(Action::Edit).await.map_err(|answer| match answer {
+            Answer::NoAndUndone => EditFailure::Undone(no(Action::Edit)),
+            Answer::Yes | Answer::No | Answer::Never => EditFailure::NotUndone(no(Action::Edit)),
+        })
+    }
+
+    async fn restart(
+        &self,
+        _project: &Project,
+        _plan: &Plan,
+        _progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
+        self.yes_or_no(Action::Restart).await
+    }
+
+    async fn watch(
+        &self,
+        _project: &Project,
+        _plan: &Plan,
+        _progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
+        self.yes_or_no(Action::Watch).await
+    }
+
+    async fn restore(&self, _project: &Project, _plan: &Plan) -> Result<Summary, Failure> {
+        self.yes_or_no(Action::Restore).await
+    }
+
+    async fn restart_old(
+        &self,
+        _project: &Project,
+        _plan: &Plan,
+        _progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
+        self.yes_or_no(Action::RestartOld).await
+    }
+
+    async fn watch_old(
+        &self,
+        _project: &Project,
+        _plan: &Plan,
+        _progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
+        self.yes_or_no(Action::WatchOld).await
+    }
+
+    async fn running(&self, _project: &Project, services: &[ServiceName]) -> Vec<RunningService> {
+        services
+            .iter()
+            .map(|service| RunningService {
+                service: service.clone(),
+                image: None,
+            })
+            .collect()
+    }
+
+    async fn log_tails(&self, _project: &Project, services: &[ServiceName]) -> Vec<LogTail> {
+        services
+            .iter()
+            .map(|service| LogTail {
+                service: service.clone(),
+                lines: vec![format!("{service} said")],
+            })
+            .collect()
+    }
+}

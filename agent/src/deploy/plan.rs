@@ -1,0 +1,561 @@
+//! From a permitted request and the host's facts to a plan, or a refusal: pure. Nothing has changed yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use deploy_proto::image::{Digest, ImageRef};
+use deploy_proto::names::{ProjectName, ReleaseNumber, ServiceName};
+use deploy_proto::problem::{Code, Problem};
+use deploy_proto::push::Change;
+use deploy_proto::release::{PlanView, PlannedEdit, PlannedService};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Pin, Probe, ProbeCheck, Project};
+use crate::policy;
+
+/// What a deployment will do. It is journaled, so that a restarted agent does the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The project.
+    pub project: ProjectName,
+    /// When it was made: containers that were created since then are this deployment's.
+    pub made_at: Timestamp,
+    /// The release that runs now, if one is recorded.
+    pub from: Option<ReleaseNumber>,
+    /// The release that this makes or goes back to.
+    pub to: ReleaseNumber,
+    /// The services that change, in the order in which they are restarted.
+    pub services: Vec<ServicePlan>,
+    /// The named services that run what was asked for already.
+    pub unchanged: Vec<ServicePlan>,
+    /// The project's other services.
+    pub untouched: Vec<ServiceName>,
+    /// Every file of the project, as it was when the plan was made.
+    pub files: Vec<SourceFile>,
+    /// The files to change, with all their bytes before and after.
+    pub edits: Vec<FileEdit>,
+    /// What the caller should know.
+    pub warnings: Vec<String>,
+}
+
+/// One service of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePlan {
+    /// The service.
+    pub service: ServiceName,
+    /// The image that the Compose file names now.
+    pub old: Option<ImageRef>,
+    /// The digest of the image that runs now, where the registry gave one.
+    pub old_digest: Option<Digest>,
+    /// The local id of the image that runs now; none when the service has no container.
+    pub old_image_id: Option<String>,
+    /// The new image with its digest, where the registry gave one.
+    pub new: ImageRef,
+    /// The new image as it will stand in the Compose file.
+    pub written: ImageRef,
+    /// The local id of the new image, where an earlier release recorded it.
+    pub new_image_id: Option<String>,
+    /// How its health is judged, for people.
+    pub judged_by: Vec<String>,
+}
+
+/// One file to change.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEdit {
+    /// The file, absolute.
+    pub path: PathBuf,
+    /// All its bytes now.
+    #[serde(with = "base64_bytes")]
+    pub before: Vec<u8>,
+    /// All its bytes then.
+    #[serde(with = "base64_bytes")]
+    pub after: Vec<u8>,
+    /// The lines that differ, for people.
+    pub lines: Vec<LineEdit>,
+}
+
+impl fmt::Debug for FileEdit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The bytes around the images are the host's, and `.env` holds secrets.
+        f.debug_struct("FileEdit")
+            .field("path", &self.path)
+            .field("lines", &self.lines)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One changed line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineEdit {
+    /// Counted from 1.
+    pub line: u32,
+    /// The bytes that go.
+    pub before: String,
+    /// The bytes that come.
+    pub after: String,
+}
+
+/// What will be written, and where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edits {
+    /// The files that change.
+    pub files: Vec<FileEdit>,
+    /// Every changing service's image as Compose will read it then.
+    pub images: BTreeMap<ServiceName, ImageRef>,
+    /// The services whose digest cannot be written, because the tag stands in a variable that serves several images.
+    pub unpinned: BTreeSet<ServiceName>,
+}
+
+/// A project on its host, as it is before a deployment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Every service of the resolved Compose model.
+    pub services: BTreeMap<ServiceName, ServiceFacts>,
+    /// Every file that the model is made of, with its bytes.
+    pub files: Vec<SourceFile>,
+    /// Free bytes where the Engine keeps its images.
+    pub free_bytes: u64,
+}
+
+/// One file of a project.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFile {
+    /// Absolute.
+    pub path: PathBuf,
+    /// All its bytes.
+    #[serde(with = "base64_bytes")]
+    pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for SourceFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One service, as it is before a deployment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// The image that the model names; none when it is only built, or names no valid image.
+    pub image: Option<ImageRef>,
+    /// The services it depends on.
+    pub depends_on: Vec<ServiceName>,
+    /// Whether it has a healthcheck, in the Compose file or (as far as a container shows) in its image.
+    pub has_healthcheck: bool,
+    /// The fixed host ports it publishes.
+    pub fixed_ports: Vec<u16>,
+    /// What runs.
+    pub running: Option<RunningFacts>,
+}
+
+/// What a service runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunningFacts {
+    /// The local image id of its container (of the first, when it is scaled).
+    pub image_id: String,
+    /// The registry's digest of that image in the service's repository.
+    pub digest: Option<Digest>,
+    /// Whether every container of it runs (or is a one-shot that exited 0) and none is unhealthy.
+    pub is_well: bool,
+}
+
+/// What one service is to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The image with its digest, where known.
+    pub image: ImageRef,
+    /// The image as it is to stand in the file.
+    pub written: ImageRef,
+    /// The local id, where an earlier release recorded it.
+    pub image_id: Option<String>,
+}
+
+/// Works out which services a push names, and with which image, checking that this key may push these services.
+///
+/// # Errors
+/// An unknown service, a repository that no service uses, one service named twice with different images, a service
+/// that is out of the key's scope.
+pub fn choose(
+    changes: &[Change],
+    facts: &Facts,
+    scope: &policy::ServiceScope,
+) -> Result<BTreeMap<ServiceName, ImageRef>, Problem> {
+    let mut chosen: BTreeMap<ServiceName, ImageRef> = BTreeMap::new();
+    for change in changes {
+        for service in named_by(change, facts)? {
+            scope.permits(&service)?;
+            match chosen.insert(service.clone(), change.image.clone()) {
+                Some(other) if other != change.image => {
+                    let both = format!(
+                        "service {service} is named twice, with {other} and with {}",
+                        change.image
+                    );
+                    return Err(Problem::new(Code::BadRequest, both).hint("name each service once"));
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+fn named_by(change: &Change, facts: &Facts) -> Result<Vec<ServiceName>, Problem> {
+    let all = || {
+        facts
+            .services
+            .keys()
+            .map(ServiceName::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    if let Some(service) = &change.service {
+        return if facts.services.contains_key(service) {
+            Ok(vec![service.clone()])
+        } else {
+            let detail = format!("the project has no service {service}");
+            Err(Problem::new(Code::UnknownService, detail).hint(format!("its services are {}", all())))
+        };
+    }
+    let repository = change.image.canonical_repository();
+    let uses = |facts: &ServiceFacts| {
+        facts
+            .image
+            .as_ref()
+            .is_some_and(|image| image.canonical_repository() == repository)
+    };
+    let services: Vec<_> = facts
+        .services
+        .iter()
+        .filter(|(_, facts)| uses(facts))
+        .map(|(name, _)| name.clone())
+        .collect();
+    if services.is_empty() {
+        let detail = format!("no service of the project uses {}", change.image.repository());
+        return Err(Problem::new(Code::UnknownService, detail)
+            .hint("name the service (--set SERVICE=IMAGE), or push an image that the Compose file names"));
+    }
+    Ok(services)
+}
+
+/// How a pushed image is written into the file, given its digest.
+pub fn written(image: &ImageRef, digest: &Digest, pin: Pin) -> ImageRef {
+    // An image that was pushed by digest alone has no tag to fall back to: the digest is what was asked for.
+    match (pin, image.tag()) {
+        (Pin::Tag, Some(_)) if image.digest().is_none() => image.clone(),
+        (Pin::Tag | Pin::Digest, _) => image.with_digest(digest.clone()),
+    }
+}
+
+/// What the plan is about, beside the facts.
+#[derive(Debug, Clone)]
+pub struct Purpose<'a> {
+    /// The project's configuration.
+    pub project: &'a Project,
+    /// The release that runs.
+    pub from: Option<ReleaseNumber>,
+    /// The release that this makes or goes back to.
+    pub to: ReleaseNumber,
+    /// The host's time.
+    pub now: Timestamp,
+}
+
+/// Splits the wanted services into those that change and those that run it already.
+pub fn changing(
+    wanted: &BTreeMap<ServiceName, Wanted>,
+    facts: &Facts,
+) -> (BTreeSet<ServiceName>, BTreeSet<ServiceName>) {
+    wanted.keys().cloned().partition(|service| {
+        let (Some(wanted), Some(now)) = (wanted.get(service), facts.services.get(service)) else {
+            return true;
+        };
+        !runs_already(wanted, now)
+    })
+}
+
+/// Whether the file names this tag already, and a well container runs this very image.
+fn runs_already(wanted: &Wanted, now: &ServiceFacts) -> bool {
+    let Some(running) = &now.running else { return false };
+    let same_text = now.image.as_ref().is_some_and(|image| {
+        image == &wanted.written || (image.digest().is_none() && image == &wanted.written.without_digest())
+    });
+    let same_image = match (wanted.image.digest(), &running.digest) {
+        (Some(wanted), Some(running)) => wanted == running,
+        (Some(_), None) | (None, _) => wanted.image_id.as_ref() == Some(&running.image_id),
+    };
+    same_text && same_image && running.is_well
+}
+
+/// Puts the plan together.
+///
+/// `edits` are the changes of the files that write the changing services' images.
+///
+/// # Errors
+/// Not enough free disk space, and a file that changed while the plan was made.
+pub fn make(
+    purpose: &Purpose<'_>,
+    facts: &Facts,
+    wanted: &BTreeMap<ServiceName, Wanted>,
+    edits: Edits,
+) -> Result<Plan, Problem> {
+    check_space(purpose.project, facts.free_bytes)?;
+    check_files_unmoved(facts, &edits.files)?;
+    let (changing, unchanged) = changing(wanted, facts);
+    let service_plan =
+        |service: &ServiceName| service_plan(purpose.project, facts, wanted, &edits.images, service);
+    let untouched = facts
+        .services
+        .keys()
+        .filter(|service| !wanted.contains_key(*service))
+        .cloned()
+        .collect();
+    let services: Vec<_> = restart_order(&changing, facts)
+        .iter()
+        .filter_map(service_plan)
+        .collect();
+    let mut warnings = warnings(purpose.project, facts, &services);
+    warnings.extend(edits.unpinned.iter().map(|service| {
+        format!("{service}: its tag stands in a variable that serves several images, so the digest is recorded, not written")
+    }));
+    Ok(Plan {
+        project: purpose.project.name.clone(),
+        made_at: purpose.now,
+        from: purpose.from,
+        to: purpose.to,
+        unchanged: unchanged.iter().filter_map(service_plan).collect(),
+        services,
+        untouched,
+        files: facts.files.clone(),
+        edits: edits.files,
+        warnings,
+    })
+}
+
+/// Refuses when less than `min_free` is free where the Engine keeps its images.
+pub fn check_space(project: &Project, free_bytes: u64) -> Result<(), Problem> {
+    if free_bytes >= project.min_free_bytes {
+        return Ok(());
+    }
+    let mebi = |bytes: u64| bytes / (1024 * 1024);
+    let detail = format!(
+        "only {} MiB are free where the Engine keeps its images, and project {} wants {} MiB (min_free)",
+        mebi(free_bytes),
+        project.name,
+        mebi(project.min_free_bytes)
+    );
+    Err(Problem::new(Code::HostUnfit, detail)
+        .hint("free disk space on the host, or lower min_free in its projects.d file"))
+}
+
+fn check_files_unmoved(facts: &Facts, edits: &[FileEdit]) -> Result<(), Problem> {
+    for edit in edits {
+        if !facts
+            .files
+            .iter()
+            .any(|file| file.path == edit.path && file.bytes == edit.before)
+        {
+            let detail = format!(
+                "{} changed while the deployment was being planned",
+                edit.path.display()
+            );
+            return Err(Problem::new(Code::Edited, detail).hint("push again when nobody edits the file"));
+        }
+    }
+    Ok(())
+}
+
+fn service_plan(
+    project: &Project,
+    facts: &Facts,
+    wanted: &BTreeMap<ServiceName, Wanted>,
+    images: &BTreeMap<ServiceName, ImageRef>,
+    service: &ServiceName,
+) -> Option<ServicePlan> {
+    let wanted = wanted.get(service)?;
+    let now = facts.services.get(service)?;
+    let running = now.running.as_ref();
+    Some(ServicePlan {
+        service: service.clone(),
+        old: now.image.clone(),
+        old_digest: running.and_then(|running| running.digest.clone()),
+        old_image_id: running.map(|running| running.image_id.clone()),
+        new: wanted.image.clone(),
+        written: images.get(service).unwrap_or(&wanted.written).clone(),
+        new_image_id: wanted.image_id.clone(),
+        judged_by: judged_by(project, now, service),
+    })
+}
+
+fn judged_by(project: &Project, facts: &ServiceFacts, service: &ServiceName) -> Vec<String> {
+    let probe = |probe: &Probe| match &probe.check {
+        ProbeCheck::Http { url, .. } => format!("GET {url}"),
+        ProbeCheck::Tcp { address } => format!("connection to {address}"),
+    };
+    let healthcheck = facts.has_healthcheck.then(|| "healthcheck".to_owned());
+    let probes = project
+        .probes
+        .iter()
+        .filter(|probe| &probe.service == service)
+        .map(probe);
+    let checks: Vec<_> = healthcheck.into_iter().chain(probes).collect();
+    if checks.is_empty() {
+        vec!["state and restarts only".to_owned()]
+    } else {
+        checks
+    }
+}
+
+fn warnings(project: &Project, facts: &Facts, services: &[ServicePlan]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for plan in services {
+        let service = &plan.service;
+        let Some(now) = facts.services.get(service) else {
+            continue;
+        };
+        let probed = project.probes.iter().any(|probe| &probe.service == service);
+        if !now.has_healthcheck && !probed {
+            warnings.push(format!(
+                "{service} has no healthcheck and no probe: only its state and restarts are judged"
+            ));
+        }
+        if matches!(plan.new.tag(), Some("latest")) {
+            warnings.push(format!(
+                "{service}: latest says nothing about what is deployed; the digest is recorded"
+            ));
+        }
+        if !now.fixed_ports.is_empty() {
+            let ports: Vec<_> = now.fixed_ports.iter().map(u16::to_string).collect();
+            warnings.push(format!(
+                "{service} publishes port {}: it is away while it is replaced",
+                ports.join(", ")
+            ));
+        }
+        if plan.old_image_id.is_none() {
+            warnings.push(format!(
+                "{service} does not run now: a rollback would stop it again"
+            ));
+        }
+    }
+    warnings
+}
+
+/// The services, each after those of them that it depends on (by name where nothing else decides).
+fn restart_order(services: &BTreeSet<ServiceName>, facts: &Facts) -> Vec<ServiceName> {
+    let mut order = Vec::new();
+    let mut seen = BTreeSet::new();
+    for service in services {
+        place(service, services, facts, &mut seen, &mut order);
+    }
+    order
+}
+
+/// Places what `service` depends on, then `service`. Compose refuses cycles; `seen` ends them here all the same.
+fn place(
+    service: &ServiceName,
+    named: &BTreeSet<ServiceName>,
+    facts: &Facts,
+    seen: &mut BTreeSet<ServiceName>,
+    order: &mut Vec<ServiceName>,
+) {
+    if !seen.insert(service.clone()) {
+        return;
+    }
+    for needed in facts
+        .services
+        .get(service)
+        .into_iter()
+        .flat_map(|facts| &facts.depends_on)
+    {
+        place(needed, named, facts, seen, order);
+    }
+    if named.contains(service) {
+        order.push(service.clone());
+    }
+}
+
+impl Plan {
+    /// The services that change, by name.
+    pub fn service_names(&self) -> Vec<ServiceName> {
+        self.services.iter().map(|plan| plan.service.clone()).collect()
+    }
+
+    /// Every file of the project, as it is when the plan has been carried out.
+    pub fn files_after(&self) -> Vec<SourceFile> {
+        let after = |file: &SourceFile| {
+            let edit = self.edits.iter().find(|edit| edit.path == file.path);
+            SourceFile {
+                path: file.path.clone(),
+                bytes: edit.map_or(&file.bytes, |edit| &edit.after).clone(),
+            }
+        };
+        self.files.iter().map(after).collect()
+    }
+
+    /// The plan as callers see it. `takes_number` is false in a dry run of a push.
+    pub fn view(&self, dir: &std::path::Path, takes_number: bool) -> PlanView {
+        let services = self.services.iter().map(|plan| (plan, true));
+        let unchanged = self.unchanged.iter().map(|plan| (plan, false));
+        PlanView {
+            project: self.project.clone(),
+            from: self.from,
+            to: takes_number.then_some(self.to),
+            services: services
+                .chain(unchanged)
+                .map(|(plan, changes)| planned_service(plan, changes))
+                .collect(),
+            untouched: self.untouched.clone(),
+            edits: self
+                .edits
+                .iter()
+                .flat_map(|edit| planned_edits(edit, dir))
+                .collect(),
+            warnings: self.warnings.clone(),
+        }
+    }
+}
+
+fn planned_service(plan: &ServicePlan, changes: bool) -> PlannedService {
+    PlannedService {
+        service: plan.service.clone(),
+        now: plan.old.clone(),
+        now_digest: plan.old_digest.clone(),
+        new: plan.new.clone(),
+        changes,
+        judged_by: plan.judged_by.clone(),
+    }
+}
+
+fn planned_edits(edit: &FileEdit, dir: &std::path::Path) -> Vec<PlannedEdit> {
+    let file = edit
+        .path
+        .strip_prefix(dir)
+        .unwrap_or(&edit.path)
+        .display()
+        .to_string();
+    let planned = |line: &LineEdit| PlannedEdit {
+        file: file.clone(),
+        line: line.line,
+        before: line.before.clone(),
+        after: line.after.clone(),
+    };
+    edit.lines.iter().map(planned).collect()
+}
+
+/// Bytes as base64 text in the journal: a JSON array of numbers would be four times as long.
+mod base64_bytes {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map_err(D::Error::custom)
+    }
+}

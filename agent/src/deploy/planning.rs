@@ -1,0 +1,380 @@
+//! The first action of a deployment, and all of a dry run: ask the host and the history, then let `plan` decide.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use deploy_proto::image::{Digest, ImageRef};
+use deploy_proto::names::{KeyName, ReleaseNumber, ServiceName};
+use deploy_proto::problem::{Code, Problem};
+use deploy_proto::push::{Push, Rollback, RollbackTarget};
+use deploy_proto::release::ReleaseState;
+use jiff::Timestamp;
+
+use super::phase::Failure;
+use super::plan::{self, Edits, Facts, Plan, Purpose, SourceFile, Wanted};
+use super::port::Host;
+use crate::config::Project;
+use crate::history::{History, HistoryError, Release, ReleaseImage, Request};
+use crate::policy::{self, ServiceScope};
+
+/// A plan and the releases that are recorded with it.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// The release that a push makes and, at a project's first deployment, the one that was found.
+    pub releases: Vec<Release>,
+}
+
+/// Who asks, for what, and when.
+#[derive(Debug, Clone)]
+pub struct Asked<'a> {
+    /// What for.
+    pub request: &'a Request,
+    /// Whose key signed it.
+    pub key: &'a KeyName,
+    /// The services the key may change.
+    pub scope: &'a ServiceScope,
+    /// The host's time.
+    pub now: Timestamp,
+}
+
+/// Why there is no plan.
+#[derive(Debug)]
+pub enum NoPlan {
+    /// The request cannot be carried out as things are.
+    Refused(Failure),
+    /// The history cannot be read.
+    History(HistoryError),
+}
+
+impl From<Failure> for NoPlan {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+impl From<Problem> for NoPlan {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem.into())
+    }
+}
+
+impl From<HistoryError> for NoPlan {
+    fn from(error: HistoryError) -> Self {
+        Self::History(error)
+    }
+}
+
+/// Makes the plan. Changes nothing on the host and nothing in the history.
+///
+/// # Errors
+/// The request names what is not there or not allowed, a registry does not know an image, the Compose files cannot be
+/// edited as asked or were edited by hand, or the history cannot be read.
+pub async fn plan<H: Host>(
+    host: &H,
+    history: &History,
+    project: &Project,
+    asked: &Asked<'_>,
+) -> Result<Planned, NoPlan> {
+    match asked.request {
+        Request::Push(push) => plan_push(host, history, project, asked, push).await,
+        Request::Rollback(rollback) => plan_rollback(host, history, project, asked, rollback).await,
+    }
+}
+
+async fn plan_push<H: Host>(
+    host: &H,
+    history: &History,
+    project: &Project,
+    asked: &Asked<'_>,
+    push: &Push,
+) -> Result<Planned, NoPlan> {
+    // The registry and the Engine are asked side by side: together they are most of the time of a push that changes nothing.
+    let images: BTreeSet<ImageRef> = push.images.iter().map(|change| change.image.clone()).collect();
+    let (facts, digests) = tokio::try_join!(host.facts(project), host.resolve(&images))?;
+    let chosen = plan::choose(&push.images, &facts, asked.scope)?;
+    if !push.accept_edits {
+        refuse_hand_edits(
+            project,
+            &facts,
+            history.last_live_plan(project.name.clone()).await?,
+        )?;
+    }
+    let wanted = wanted_by_push(project, &chosen, &digests)?;
+    let live = history.live_release(project.name.clone()).await?;
+    let next = history.next_release(project.name.clone()).await?;
+    let found = live
+        .is_none()
+        .then(|| found_release(project, &facts, asked.now, next));
+    let to = if found.is_some() {
+        ReleaseNumber(next.0 + 1)
+    } else {
+        next
+    };
+    let from = live.as_ref().or(found.as_ref()).map(|release| release.number);
+    let plan = assemble(
+        host,
+        &Purpose {
+            project,
+            from,
+            to,
+            now: asked.now,
+        },
+        &facts,
+        &wanted,
+    )
+    .await?;
+    let made = Release {
+        project: project.name.clone(),
+        number: to,
+        state: ReleaseState::Deploying,
+        version: push.version.clone(),
+        key: Some(asked.key.clone()),
+        source: push.source.clone(),
+        created_at: asked.now,
+        images: release_images(&facts, &wanted, &plan),
+    };
+    let releases = if plan.services.is_empty() {
+        Vec::new()
+    } else {
+        found.into_iter().chain([made]).collect()
+    };
+    Ok(Planned { plan, releases })
+}
+
+async fn plan_rollback<H: Host>(
+    host: &H,
+    history: &History,
+    project: &Project,
+    asked: &Asked<'_>,
+    rollback: &Rollback,
+) -> Result<Planned, NoPlan> {
+    let Some(target) = history
+        .rollback_target(project.name.clone(), rollback.to.clone())
+        .await?
+    else {
+        return Err(no_target(project, &rollback.to).into());
+    };
+    let live = history.live_release(project.name.clone()).await?;
+    let facts = host.facts(project).await?;
+    let wanted = wanted_by_rollback(project, &target, &facts, asked.scope)?;
+    let purpose = Purpose {
+        project,
+        from: live.map(|release| release.number),
+        to: target.number,
+        now: asked.now,
+    };
+    let plan = assemble(host, &purpose, &facts, &wanted).await?;
+    Ok(Planned {
+        plan,
+        releases: Vec::new(),
+    })
+}
+
+async fn assemble<H: Host>(
+    host: &H,
+    purpose: &Purpose<'_>,
+    facts: &Facts,
+    wanted: &BTreeMap<ServiceName, Wanted>,
+) -> Result<Plan, Failure> {
+    let (changing, _unchanged) = plan::changing(wanted, facts);
+    let written: BTreeMap<ServiceName, ImageRef> = wanted
+        .iter()
+        .filter(|(service, _)| changing.contains(*service))
+        .map(|(service, wanted)| (service.clone(), wanted.written.clone()))
+        .collect();
+    let edits = if written.is_empty() {
+        Edits::default()
+    } else {
+        host.edits(purpose.project, &written).await?
+    };
+    Ok(plan::make(purpose, facts, wanted, edits)?)
+}
+
+fn wanted_by_push(
+    project: &Project,
+    chosen: &BTreeMap<ServiceName, ImageRef>,
+    digests: &BTreeMap<ImageRef, Digest>,
+) -> Result<BTreeMap<ServiceName, Wanted>, Problem> {
+    let wanted = |(service, image): (&ServiceName, &ImageRef)| {
+        let digest = digests.get(image).or(image.digest()).ok_or_else(|| {
+            Problem::new(
+                Code::ImageUnavailable,
+                format!("the registry gave no digest for {image}"),
+            )
+        })?;
+        let written = plan::written(image, digest, project.pin);
+        Ok((
+            service.clone(),
+            Wanted {
+                image: image.with_digest(digest.clone()),
+                written,
+                image_id: None,
+            },
+        ))
+    };
+    chosen.iter().map(wanted).collect()
+}
+
+/// The services of the target release that run something else now. Databases and whatever else is not on the
+/// project's allow-list were never this agent's to change, forward or back.
+fn wanted_by_rollback(
+    project: &Project,
+    target: &Release,
+    facts: &Facts,
+    scope: &ServiceScope,
+) -> Result<BTreeMap<ServiceName, Wanted>, Problem> {
+    let of = |image: &ReleaseImage| {
+        let wanted = Wanted {
+            image: image.image.clone(),
+            written: image.written.clone(),
+            image_id: image.image_id.clone(),
+        };
+        (image.service.clone(), wanted)
+    };
+    let managed = |image: &&ReleaseImage| {
+        facts.services.contains_key(&image.service) && policy::is_listed(project, image.image.repository())
+    };
+    let all: BTreeMap<_, _> = target.images.iter().filter(managed).map(of).collect();
+    let (changing, _same) = plan::changing(&all, facts);
+    for service in &changing {
+        scope.permits(service)?;
+    }
+    Ok(all
+        .into_iter()
+        .filter(|(service, _)| changing.contains(service))
+        .collect())
+}
+
+fn no_target(project: &Project, target: &RollbackTarget) -> Problem {
+    let what = match target {
+        RollbackTarget::Back(steps) => {
+            format!("project {} has no successful release {steps} back", project.name)
+        }
+        RollbackTarget::Release(number) => format!(
+            "release {number} of project {} never went live, or does not exist",
+            project.name
+        ),
+        RollbackTarget::Version(version) => format!(
+            "no successful release of project {} has version {version}",
+            project.name
+        ),
+    };
+    Problem::new(Code::UnknownRelease, what)
+        .hint("deployctl history shows the releases that can be rolled back to")
+}
+
+/// The release that a project ran before the agent's first deployment of it, as it was found.
+fn found_release(project: &Project, facts: &Facts, now: Timestamp, number: ReleaseNumber) -> Release {
+    Release {
+        project: project.name.clone(),
+        number,
+        state: ReleaseState::Live,
+        version: None,
+        key: None,
+        source: deploy_proto::push::Source::default(),
+        created_at: now,
+        images: found_images(facts),
+    }
+}
+
+/// What every service runs once the plan is carried out.
+fn release_images(facts: &Facts, wanted: &BTreeMap<ServiceName, Wanted>, plan: &Plan) -> Vec<ReleaseImage> {
+    let planned = |service: &ServiceName| plan.services.iter().find(|plan| &plan.service == service);
+    let changed = |image: ReleaseImage| match (planned(&image.service), wanted.get(&image.service)) {
+        (Some(plan), _) => ReleaseImage {
+            service: image.service,
+            written: plan.written.clone(),
+            image: plan.new.clone(),
+            image_id: None,
+            changed: true,
+        },
+        (None, Some(wanted)) => ReleaseImage {
+            image: wanted.image.clone(),
+            ..image
+        },
+        (None, None) => image,
+    };
+    found_images(facts).into_iter().map(changed).collect()
+}
+
+/// What every service runs now.
+fn found_images(facts: &Facts) -> Vec<ReleaseImage> {
+    let image = |(service, now): (&ServiceName, &plan::ServiceFacts)| {
+        let written = now.image.clone()?;
+        let digest = now.running.as_ref().and_then(|running| running.digest.clone());
+        let image = digest.map_or_else(|| written.clone(), |digest| written.with_digest(digest));
+        let image_id = now.running.as_ref().map(|running| running.image_id.clone());
+        Some(ReleaseImage {
+            service: service.clone(),
+            written,
+            image,
+            image_id,
+            changed: false,
+        })
+    };
+    facts.services.iter().filter_map(image).collect()
+}
+
+/// Refuses a push onto files that a person edited since the last release went live. Says where, not what: the lines may
+/// hold secrets.
+fn refuse_hand_edits(project: &Project, facts: &Facts, last: Option<Plan>) -> Result<(), Problem> {
+    let Some(last) = last else { return Ok(()) };
+    let left = last.files_after();
+    let edited: Vec<String> = edited_files(&left, &facts.files)
+        .into_iter()
+        .map(|(path, lines)| {
+            format!(
+                "{} {lines}",
+                path.strip_prefix(&project.dir).unwrap_or(path).display()
+            )
+        })
+        .collect();
+    if edited.is_empty() {
+        return Ok(());
+    }
+    let detail = format!("edited by hand since release {}: {}", last.to, edited.join("; "));
+    Err(Problem::new(Code::Edited, detail)
+        .hint("push with --accept-edits to deploy on top of the edits, or undo them on the host"))
+}
+
+/// The files that differ, came or went, and where.
+pub fn edited_files<'a>(left: &'a [SourceFile], now: &'a [SourceFile]) -> Vec<(&'a std::path::Path, String)> {
+    let find = |files: &'a [SourceFile], path: &std::path::Path| files.iter().find(|file| file.path == path);
+    let mut edited = Vec::new();
+    for file in left {
+        match find(now, &file.path) {
+            None => edited.push((file.path.as_path(), "is gone".to_owned())),
+            Some(found) if found.bytes != file.bytes => {
+                edited.push((file.path.as_path(), differing_lines(&file.bytes, &found.bytes)))
+            }
+            Some(_) => {}
+        }
+    }
+    let new = now.iter().filter(|file| find(left, &file.path).is_none());
+    edited.extend(new.map(|file| (file.path.as_path(), "is new".to_owned())));
+    edited
+}
+
+/// `line 3`, or `lines 3 to 9`, of the file as it is now.
+fn differing_lines(left: &[u8], now: &[u8]) -> String {
+    let (left, now): (Vec<_>, Vec<_>) = (
+        left.split(|b| *b == b'\n').collect(),
+        now.split(|b| *b == b'\n').collect(),
+    );
+    let same_head = left.iter().zip(&now).take_while(|(a, b)| a == b).count();
+    let rest = left.len().min(now.len()) - same_head;
+    let same_tail = left
+        .iter()
+        .rev()
+        .zip(now.iter().rev())
+        .take(rest)
+        .take_while(|(a, b)| a == b)
+        .count();
+    let (first, last) = (same_head + 1, (now.len() - same_tail).max(same_head + 1));
+    if first == last {
+        format!("line {first}")
+    } else {
+        format!("lines {first} to {last}")
+    }
+}

@@ -1,0 +1,582 @@
+//! The one loop that carries a deployment out: journal the phase, perform its action, let the phase say what follows.
+//!
+//! After a restart the same loop goes on from the journal: there is no other recovery path.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deploy_proto::event::{Ending, Event, Happened, Outcome, RunningService};
+use deploy_proto::names::{ReleaseNumber, ServiceName};
+use deploy_proto::problem::{Code, Problem};
+use deploy_proto::release::{DeploymentKind, ReleaseState};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::feed::Feed;
+use super::phase::{Action, Failure, Phase, Seen};
+use super::plan::Plan;
+use super::planning::{self, Asked, NoPlan};
+use super::port::{EditFailure, Host};
+use crate::config::{Order, Project};
+use crate::history::{Deployment, Ended, History, HistoryError};
+
+/// How often one phase is begun, counting restarts of the agent, before it counts as failed: a phase that takes the
+/// agent down must not do so for ever.
+pub const ATTEMPTS_MAX: u32 = 5;
+
+const PLAN_DEADLINE: Duration = Duration::from_secs(60);
+const PULL_DEADLINE: Duration = Duration::from_mins(30);
+const CHECK_DEADLINE: Duration = Duration::from_secs(60);
+/// For one service: its stop grace period (10 s by default, some set a minute), create and start.
+const RESTART_DEADLINE_PER_SERVICE: Duration = Duration::from_secs(90);
+/// Beyond the watch's own limits, for an Engine that answers slowly.
+const WATCH_MARGIN: Duration = Duration::from_secs(30);
+
+/// Whether a deployment ended, or stands in the journal until the agent starts again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ran {
+    /// It ended.
+    Ended(Box<Outcome>),
+    /// The agent is shutting down; the journal has the phase.
+    Interrupted,
+}
+
+/// Carries deployments out on one host.
+#[derive(Debug)]
+pub struct Runner<H> {
+    host: Arc<H>,
+    history: History,
+    feed: Arc<Feed>,
+    shutdown: watch::Receiver<bool>,
+    now: fn() -> Timestamp,
+}
+
+impl<H: Host> Runner<H> {
+    /// A runner. `now` is the host's clock, for timestamps only: deadlines are monotonic.
+    pub fn new(
+        host: Arc<H>,
+        history: History,
+        feed: Arc<Feed>,
+        shutdown: watch::Receiver<bool>,
+        now: fn() -> Timestamp,
+    ) -> Self {
+        Self {
+            host,
+            history,
+            feed,
+            shutdown,
+            now,
+        }
+    }
+
+    /// Carries a deployment on from the phase that the journal has, until it ends.
+    ///
+    /// # Errors
+    /// The journal cannot be written: nothing more is done, and the deployment goes on when the agent starts again.
+    pub async fn run(&self, project: &Project, mut deployment: Deployment) -> Result<Ran, HistoryError> {
+        self.begin(&mut deployment).await?;
+        while let Some(action) = deployment.phase.action() {
+            let began = Instant::now();
+            let Some((seen, summary)) = self.perform(action, project, &mut deployment).await? else {
+                return Ok(Ran::Interrupted);
+            };
+            let told = told(&deployment.phase, &seen, summary, began.elapsed());
+            let next = deployment.phase.clone().next(seen);
+            if next.is_ended() {
+                let now = self.host.running(project, &named_services(&deployment)).await;
+                return self
+                    .end(deployment, now, next, told)
+                    .await
+                    .map(Box::new)
+                    .map(Ran::Ended);
+            }
+            self.enter(&mut deployment, next, told).await?;
+            if *self.shutdown.borrow() {
+                return Ok(Ran::Interrupted);
+            }
+        }
+        // Only a deployment that had ended already comes here.
+        Ok(deployment
+            .outcome
+            .map_or(Ran::Interrupted, |outcome| Ran::Ended(Box::new(outcome))))
+    }
+
+    /// Ends a deployment that cannot be carried on: refused when nothing was touched yet, else stuck.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub async fn give_up(&self, deployment: Deployment, problem: Problem) -> Result<Outcome, HistoryError> {
+        let failure = Failure::from(problem);
+        let phase = match deployment.phase.clone() {
+            Phase::Accepted | Phase::Pulling | Phase::Gating | Phase::BackingUp => {
+                Phase::Refused { cause: failure }
+            }
+            Phase::Restoring { cause } | Phase::RestartingOld { cause } | Phase::WatchingOld { cause } => {
+                Phase::Stuck {
+                    cause,
+                    trouble: failure,
+                }
+            }
+            Phase::Editing | Phase::Restarting | Phase::Watching => Phase::Stuck {
+                cause: failure.clone(),
+                trouble: failure,
+            },
+            ended @ (Phase::Live
+            | Phase::Unchanged
+            | Phase::Refused { .. }
+            | Phase::RolledBack { .. }
+            | Phase::Stuck { .. }) => ended,
+        };
+        self.end(deployment, Vec::new(), phase, Vec::new()).await
+    }
+
+    /// Counts the attempt in the journal before anything is done, and tells watchers when it is not the first.
+    async fn begin(&self, deployment: &mut Deployment) -> Result<(), HistoryError> {
+        if deployment.phase.is_ended() {
+            return Ok(());
+        }
+        deployment.attempts += 1;
+        if deployment.attempts == 1 {
+            return Ok(());
+        }
+        let text = format!(
+            "the agent was restarted and goes on with {}",
+            deployment.phase.name().as_str()
+        );
+        let (id, phase) = (deployment.id().clone(), deployment.phase.clone());
+        let events = self
+            .history
+            .enter(
+                id,
+                phase,
+                deployment.attempts,
+                (self.now)(),
+                vec![Happened::Note { text }],
+            )
+            .await?;
+        self.send(events);
+        Ok(())
+    }
+
+    async fn enter(
+        &self,
+        deployment: &mut Deployment,
+        next: Phase,
+        mut told: Vec<Happened>,
+    ) -> Result<(), HistoryError> {
+        told.push(Happened::Phase { phase: next.name() });
+        tracing::info!(phase = next.name().as_str(), "phase");
+        let events = self
+            .history
+            .enter(deployment.id().clone(), next.clone(), 1, (self.now)(), told)
+            .await?;
+        deployment.phase = next;
+        deployment.attempts = 1;
+        self.send(events);
+        Ok(())
+    }
+
+    /// Performs the phase's action within its deadline. `None`: the agent is shutting down, and the action is one that
+    /// is better begun anew than waited for.
+    async fn perform(
+        &self,
+        action: Action,
+        project: &Project,
+        deployment: &mut Deployment,
+    ) -> Result<Option<(Seen, String)>, HistoryError> {
+        if deployment.attempts > ATTEMPTS_MAX {
+            let detail = format!(
+                "the agent was stopped {ATTEMPTS_MAX} times while {}",
+                deployment.phase.name().as_str()
+            );
+            return Ok(Some((
+                Seen::Failed(Problem::new(Code::Internal, detail).into()),
+                String::new(),
+            )));
+        }
+        let services = deployment
+            .plan
+            .as_ref()
+            .map_or(1, |plan| plan.services.len().max(1));
+        let deadline = deadline(action, project, services);
+        let work = tokio::time::timeout(deadline, self.act(action, project, deployment));
+        let outcome = if may_be_interrupted(action) {
+            tokio::select! {
+                outcome = work => outcome,
+                () = stopping(self.shutdown.clone()) => return Ok(None),
+            }
+        } else {
+            work.await
+        };
+        match outcome {
+            Ok(Ok(seen)) => Ok(Some(seen)),
+            Ok(Err(error)) => Err(error),
+            Err(_elapsed) => {
+                let detail = format!("{} did not end within {}s", doing(action), deadline.as_secs());
+                Ok(Some((
+                    Seen::Failed(Problem::new(Code::DeadlinePassed, detail).into()),
+                    String::new(),
+                )))
+            }
+        }
+    }
+
+    async fn act(
+        &self,
+        action: Action,
+        project: &Project,
+        deployment: &mut Deployment,
+    ) -> Result<(Seen, String), HistoryError> {
+        if action == Action::Plan {
+            return self.plan(project, deployment).await;
+        }
+        let Some(plan) = &deployment.plan else {
+            let problem = Problem::new(Code::Internal, "the journal has no plan for this deployment");
+            return Ok((Seen::Failed(problem.into()), String::new()));
+        };
+        let id = deployment.id().clone();
+        let progress = |what| {
+            self.feed.send(Event {
+                seq: None,
+                at: (self.now)(),
+                deployment: id.clone(),
+                what,
+            })
+        };
+        let host = &self.host;
+        let done = match action {
+            Action::Plan | Action::BackUp => {
+                self.back_up(project, deployment, plan).await?;
+                Ok(files_summary(plan))
+            }
+            Action::Pull => host.pull(project, plan, &progress).await,
+            Action::Gate => host.gate(project, plan).await,
+            Action::Edit => {
+                return Ok(match host.edit(project, plan).await {
+                    Ok(summary) => (Seen::Done, summary),
+                    Err(EditFailure::Undone(failure)) => (Seen::Undone(failure), String::new()),
+                    Err(EditFailure::NotUndone(failure)) => (Seen::Failed(failure), String::new()),
+                });
+            }
+            Action::Restart => {
+                self.keep_logs(project, deployment, plan.from, plan).await;
+                host.restart(project, plan, &progress).await
+            }
+            Action::Watch => host.watch(project, plan, &progress).await,
+            Action::Restore => host.restore(project, plan).await,
+            Action::RestartOld => {
+                self.keep_logs(project, deployment, Some(plan.to), plan).await;
+                host.restart_old(project, plan, &progress).await
+            }
+            Action::WatchOld => host.watch_old(project, plan, &progress).await,
+        };
+        Ok(match done {
+            Ok(summary) => (Seen::Done, summary),
+            Err(failure) => (Seen::Failed(failure), String::new()),
+        })
+    }
+
+    async fn plan(
+        &self,
+        project: &Project,
+        deployment: &mut Deployment,
+    ) -> Result<(Seen, String), HistoryError> {
+        // A crash after the plan was recorded and before the next phase was: the plan stands.
+        if deployment.plan.is_none() {
+            let asked = Asked {
+                request: &deployment.request,
+                key: &deployment.key,
+                scope: &deployment.services,
+                now: (self.now)(),
+            };
+            let planned = match planning::plan(self.host.as_ref(), &self.history, project, &asked).await {
+                Ok(planned) => planned,
+                Err(NoPlan::Refused(failure)) => return Ok((Seen::Failed(failure), String::new())),
+                Err(NoPlan::History(error)) => return Err(error),
+            };
+            self.history
+                .planned(deployment.id().clone(), planned.plan.clone(), planned.releases)
+                .await?;
+            deployment.plan = Some(planned.plan);
+        }
+        let Some(plan) = &deployment.plan else {
+            return Ok((Seen::NothingToDo, String::new()));
+        };
+        let takes_number = !plan.services.is_empty();
+        let event = Happened::Planned {
+            plan: plan.view(&project.dir, takes_number),
+        };
+        self.send(
+            self.history
+                .note(deployment.id().clone(), (self.now)(), event)
+                .await?,
+        );
+        if takes_number {
+            Ok((Seen::Done, plan_summary(plan)))
+        } else {
+            Ok((Seen::NothingToDo, "nothing to do".to_owned()))
+        }
+    }
+
+    async fn back_up(
+        &self,
+        project: &Project,
+        deployment: &Deployment,
+        plan: &Plan,
+    ) -> Result<(), HistoryError> {
+        // A rollback goes to a release that has its files; only a push makes one.
+        if deployment.request.kind() == DeploymentKind::Rollback {
+            return Ok(());
+        }
+        if let Some(from) = plan.from
+            && self.history.files(project.name.clone(), from).await?.is_empty()
+        {
+            self.history
+                .back_up(project.name.clone(), from, plan.files.clone())
+                .await?;
+        }
+        self.history
+            .back_up(project.name.clone(), plan.to, plan.files_after())
+            .await
+    }
+
+    /// Keeps the logs of the containers that are about to go. A convenience: its failure fails nothing. On a later
+    /// attempt the containers may be the new ones already, so only the first keeps.
+    async fn keep_logs(
+        &self,
+        project: &Project,
+        deployment: &Deployment,
+        release: Option<ReleaseNumber>,
+        plan: &Plan,
+    ) {
+        let Some(release) = release.filter(|_| deployment.attempts == 1) else {
+            return;
+        };
+        let tails = self.host.log_tails(project, &plan.service_names()).await;
+        if let Err(error) = self.history.keep_logs(project.name.clone(), release, tails).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "logs not kept");
+        }
+    }
+
+    async fn end(
+        &self,
+        deployment: Deployment,
+        now: Vec<RunningService>,
+        phase: Phase,
+        mut told: Vec<Happened>,
+    ) -> Result<Outcome, HistoryError> {
+        let project = deployment.project.clone();
+        let at = (self.now)();
+        let elapsed_ms = u64::try_from(at.duration_since(deployment.accepted_at).as_millis()).unwrap_or(0);
+        let live = self
+            .history
+            .live_release(project.clone())
+            .await?
+            .map(|release| release.number);
+        let outcome = outcome(&phase, &deployment, live, now, elapsed_ms);
+        told.push(Happened::Ended {
+            outcome: outcome.clone(),
+        });
+        let ended = Ended {
+            project,
+            at,
+            outcome: outcome.clone(),
+            releases: release_states(&phase, &deployment),
+        };
+        let events = self
+            .history
+            .finish(deployment.id().clone(), phase.clone(), ended, told)
+            .await?;
+        match outcome.result {
+            Ending::Live | Ending::Unchanged => {
+                tracing::info!(phase = phase.name().as_str(), "deployment ended")
+            }
+            Ending::Refused | Ending::RolledBack => {
+                tracing::warn!(
+                    phase = phase.name().as_str(),
+                    reason = reason(&outcome),
+                    "deployment ended"
+                );
+            }
+            Ending::Stuck => tracing::error!(
+                reason = reason(&outcome),
+                "deployment is stuck: a person is needed"
+            ),
+        }
+        self.send(events);
+        self.feed.close(deployment.id());
+        Ok(outcome)
+    }
+
+    fn send(&self, events: Vec<Event>) {
+        for event in events {
+            self.feed.send(event);
+        }
+    }
+}
+
+/// Ends when the agent is to stop; never, when nobody can say so any more.
+async fn stopping(mut shutdown: watch::Receiver<bool>) {
+    if shutdown.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+fn reason(outcome: &Outcome) -> &str {
+    outcome.problem.as_ref().map_or("", |problem| &problem.detail)
+}
+
+fn deadline(action: Action, project: &Project, services: usize) -> Duration {
+    let services = u32::try_from(services).unwrap_or(u32::MAX);
+    let watch = project
+        .wait
+        .saturating_add(project.settle)
+        .saturating_add(WATCH_MARGIN);
+    match action {
+        Action::Plan => PLAN_DEADLINE,
+        Action::Pull => PULL_DEADLINE,
+        Action::Gate | Action::BackUp | Action::Edit | Action::Restore => CHECK_DEADLINE,
+        Action::Restart | Action::RestartOld => {
+            let each = RESTART_DEADLINE_PER_SERVICE.saturating_add(match project.order {
+                Order::Together => Duration::ZERO,
+                Order::OneByOne => project.wait,
+            });
+            each.saturating_mul(services)
+        }
+        Action::Watch | Action::WatchOld => watch,
+    }
+}
+
+/// What only reads, or pulls, is begun anew after a restart; what changes the host is let finish.
+fn may_be_interrupted(action: Action) -> bool {
+    match action {
+        Action::Plan | Action::Pull | Action::Gate | Action::Watch | Action::WatchOld => true,
+        Action::BackUp | Action::Edit | Action::Restart | Action::Restore | Action::RestartOld => false,
+    }
+}
+
+fn doing(action: Action) -> &'static str {
+    match action {
+        Action::Plan => "planning",
+        Action::Pull => "pulling the images",
+        Action::Gate => "the check before the first change",
+        Action::BackUp => "backing up",
+        Action::Edit => "editing the files",
+        Action::Restart => "restarting the services",
+        Action::Watch => "watching the services",
+        Action::Restore => "restoring the files",
+        Action::RestartOld => "bringing the previous containers back",
+        Action::WatchOld => "watching the previous containers",
+    }
+}
+
+/// The event that tells how a phase went.
+fn told(phase: &Phase, seen: &Seen, summary: String, elapsed: Duration) -> Vec<Happened> {
+    let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    let phase = phase.name();
+    vec![match seen {
+        Seen::Done | Seen::NothingToDo => Happened::PhaseDone {
+            phase,
+            summary,
+            elapsed_ms,
+        },
+        Seen::Failed(failure) | Seen::Undone(failure) => Happened::PhaseFailed {
+            phase,
+            problem: failure.problem.clone(),
+            elapsed_ms,
+        },
+    }]
+}
+
+fn plan_summary(plan: &Plan) -> String {
+    let names: Vec<_> = plan
+        .services
+        .iter()
+        .map(|service| service.service.as_str())
+        .collect();
+    format!("release {}: {}", plan.to, names.join(", "))
+}
+
+fn files_summary(plan: &Plan) -> String {
+    match plan.files.len() {
+        1 => "1 file".to_owned(),
+        n => format!("{n} files"),
+    }
+}
+
+fn named_services(deployment: &Deployment) -> Vec<ServiceName> {
+    let Some(plan) = &deployment.plan else {
+        return Vec::new();
+    };
+    plan.services
+        .iter()
+        .chain(&plan.unchanged)
+        .map(|service| service.service.clone())
+        .collect()
+}
+
+fn outcome(
+    phase: &Phase,
+    deployment: &Deployment,
+    live: Option<ReleaseNumber>,
+    now: Vec<RunningService>,
+    elapsed_ms: u64,
+) -> Outcome {
+    let (result, cause, trouble) = match phase {
+        Phase::Live => (Ending::Live, None, None),
+        Phase::Unchanged => (Ending::Unchanged, None, None),
+        Phase::Refused { cause } => (Ending::Refused, Some(cause), None),
+        Phase::RolledBack { cause } => (Ending::RolledBack, Some(cause), None),
+        Phase::Stuck { cause, trouble } => (Ending::Stuck, Some(cause), Some(trouble)),
+        Phase::Accepted
+        | Phase::Pulling
+        | Phase::Gating
+        | Phase::BackingUp
+        | Phase::Editing
+        | Phase::Restarting
+        | Phase::Watching
+        | Phase::Restoring { .. }
+        | Phase::RestartingOld { .. }
+        | Phase::WatchingOld { .. } => (Ending::Stuck, None, None),
+    };
+    let release = if result == Ending::Live {
+        deployment.plan.as_ref().map(|plan| plan.to)
+    } else {
+        live
+    };
+    Outcome {
+        result,
+        // When stuck, no release runs whole: naming one would be a claim that was not checked.
+        release: release.filter(|_| result != Ending::Stuck),
+        problem: cause.map(|failure| failure.problem.clone()),
+        trouble: trouble.map(|failure| failure.problem.clone()),
+        sick_service: cause.and_then(|failure| failure.service.clone()),
+        log_lines: cause.map(|failure| failure.log_lines.clone()).unwrap_or_default(),
+        now,
+        elapsed_ms,
+    }
+}
+
+/// How the releases of a deployment stand when it has ended so.
+fn release_states(phase: &Phase, deployment: &Deployment) -> Vec<(ReleaseNumber, ReleaseState)> {
+    let Some(plan) = &deployment.plan else {
+        return Vec::new();
+    };
+    match (phase, deployment.request.kind()) {
+        (Phase::Live, _) => {
+            let replaced = plan
+                .from
+                .filter(|from| *from != plan.to)
+                .map(|from| (from, ReleaseState::Replaced));
+            replaced
+                .into_iter()
+                .chain([(plan.to, ReleaseState::Live)])
+                .collect()
+        }
+        (Phase::Refused { .. } | Phase::RolledBack { .. } | Phase::Stuck { .. }, DeploymentKind::Push) => {
+            vec![(plan.to, ReleaseState::Failed)]
+        }
+        // A rollback's target has been live before and can be asked for again; an unchanged push made no release.
+        (_, DeploymentKind::Rollback | DeploymentKind::Push) => Vec::new(),
+    }
+}

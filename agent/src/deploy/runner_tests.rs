@@ -1,0 +1,385 @@
+//! The runner against a host that says yes, no or nothing, and a real journal on the disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deploy_proto::event::{Ending, Happened, Outcome};
+use deploy_proto::names::{DeploymentId, ReleaseNumber};
+use deploy_proto::push::{Change, Push, Rollback, RollbackTarget, Source};
+use deploy_proto::release::ReleaseState;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::fake_host::{Answer, FILE, FakeHost};
+use super::feed::Feed;
+use super::phase::Action;
+use super::runner::{ATTEMPTS_MAX, Ran, Runner};
+use crate::config::{Order, Pin, Project};
+use crate::history::{Deployment, History, Request};
+use crate::policy::ServiceScope;
+
+fn project() -> Project {
+    Project {
+        name: "shop".parse().unwrap(),
+        dir: "/srv/shop".into(),
+        files: Vec::new(),
+        images: vec!["acme/*".into()],
+        allow_latest: false,
+        pin: Pin::Digest,
+        order: Order::OneByOne,
+        wait: Duration::from_secs(1),
+        settle: Duration::ZERO,
+        keep: 10,
+        min_free_bytes: 0,
+        probes: Vec::new(),
+    }
+}
+
+fn push(id: u64, tag: &str) -> Request {
+    let change = |repository: &str| Change {
+        service: None,
+        image: format!("acme/{repository}:{tag}").parse().unwrap(),
+    };
+    Request::Push(Push {
+        id: DeploymentId::from_bits(id),
+        images: vec![change("api"), change("worker")],
+        version: tag.parse().ok(),
+        queue: false,
+        accept_edits: true,
+        source: Source::default(),
+    })
+}
+
+/// A host, a journal in a folder of its own, and runners on both: each runner is the agent after one more start.
+struct Bench {
+    _dir: tempfile::TempDir,
+    host: Arc<FakeHost>,
+    history: History,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let history = History::open(&dir.path().join("history.db")).unwrap();
+        Self {
+            _dir: dir,
+            host: Arc::default(),
+            history,
+        }
+    }
+
+    fn runner(&self) -> Runner<FakeHost> {
+        let (_stop, stopping) = watch::channel(false);
+        Runner::new(
+            Arc::clone(&self.host),
+            self.history.clone(),
+            Arc::new(Feed::default()),
+            stopping,
+            Timestamp::now,
+        )
+    }
+
+    async fn accept(&self, request: Request) -> Deployment {
+        let key = "ci".parse().unwrap();
+        let deployment =
+            Deployment::accepted(project().name, request, key, ServiceScope::All, Timestamp::now());
+        self.history.accept(deployment.clone(), Vec::new()).await.unwrap();
+        deployment
+    }
+
+    async fn run(&self, request: Request) -> Outcome {
+        let deployment = self.accept(request).await;
+        ended(self.runner().run(&project(), deployment).await.unwrap())
+    }
+
+    /// Goes on from the journal, as a started agent does.
+    async fn restart(&self) -> Outcome {
+        let deployment = self.history.unfinished().await.unwrap().pop().unwrap();
+        ended(self.runner().run(&project(), deployment).await.unwrap())
+    }
+
+    async fn states(&self) -> Vec<(u32, ReleaseState)> {
+        let releases = self.history.releases(project().name, 100).await.unwrap();
+        releases
+            .iter()
+            .rev()
+            .map(|release| (release.number.0, release.state))
+            .collect()
+    }
+}
+
+fn ended(ran: Ran) -> Outcome {
+    match ran {
+        Ran::Ended(outcome) => *outcome,
+        Ran::Interrupted => panic!("interrupted"),
+    }
+}
+
+const FORWARD: [Action; 6] = [
+    Action::Plan,
+    Action::Pull,
+    Action::Gate,
+    Action::Edit,
+    Action::Restart,
+    Action::Watch,
+];
+const BACK: [Action; 3] = [Action::Restore, Action::RestartOld, Action::WatchOld];
+
+#[tokio::test]
+async fn a_push_makes_a_release_and_keeps_the_one_it_found() {
+    let bench = Bench::new();
+    let outcome = bench.run(push(1, "v2")).await;
+    assert_eq!(
+        (outcome.result, outcome.release),
+        (Ending::Live, Some(ReleaseNumber(2)))
+    );
+    assert_eq!(bench.host.asked(), FORWARD);
+    assert_eq!(
+        bench.states().await,
+        [(1, ReleaseState::Replaced), (2, ReleaseState::Live)]
+    );
+    for (release, bytes) in [(1, b"old"), (2, b"new")] {
+        let files = bench
+            .history
+            .files(project().name, ReleaseNumber(release))
+            .await
+            .unwrap();
+        assert_eq!(
+            files.first().map(|file| file.bytes.as_slice()),
+            Some(bytes.as_slice()),
+            "release {release} of {FILE}"
+        );
+    }
+    let kept = bench
+        .history
+        .kept_log(project().name, ReleaseNumber(1), "api".parse().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(kept.unwrap(), ["api said"]);
+}
+
+#[tokio::test]
+async fn services_restart_after_what_they_depend_on() {
+    let bench = Bench::new();
+    bench.run(push(1, "v2")).await;
+    let deployment = bench
+        .history
+        .deployment(DeploymentId::from_bits(1))
+        .await
+        .unwrap()
+        .unwrap();
+    let names = deployment.plan.unwrap().service_names();
+    assert_eq!(
+        names.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+        ["worker", "api"]
+    );
+}
+
+#[tokio::test]
+async fn what_runs_already_is_not_touched() {
+    let bench = Bench::new();
+    let outcome = bench.run(push(1, "v1")).await;
+    assert_eq!(outcome.result, Ending::Unchanged);
+    assert_eq!(bench.host.asked(), [Action::Plan]);
+    assert_eq!(bench.states().await, []);
+}
+
+#[tokio::test]
+async fn a_failure_at_every_action_ends_as_promised() {
+    for failing in FORWARD {
+        let bench = Bench::new();
+        bench.host.answer(failing, Answer::No);
+        let outcome = bench.run(push(1, "v2")).await;
+        let untouched = matches!(failing, Action::Plan | Action::Pull | Action::Gate);
+        let expected = if untouched {
+            Ending::Refused
+        } else {
+            Ending::RolledBack
+        };
+        assert_eq!(outcome.result, expected, "{failing:?} said no");
+        assert_eq!(outcome.problem.unwrap().detail, format!("{failing:?} said no"));
+        let asked = bench.host.asked();
+        assert_eq!(
+            BACK.iter().all(|action| asked.contains(action)),
+            !untouched,
+            "{asked:?}"
+        );
+        if failing != Action::Plan {
+            assert_eq!(
+                bench.states().await,
+                [(1, ReleaseState::Live), (2, ReleaseState::Failed)],
+                "{failing:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_edit_that_was_undone_is_a_refusal() {
+    let bench = Bench::new();
+    bench.host.answer(Action::Edit, Answer::NoAndUndone);
+    assert_eq!(bench.run(push(1, "v2")).await.result, Ending::Refused);
+    assert_eq!(bench.host.asked().last(), Some(&Action::Edit));
+}
+
+#[tokio::test]
+async fn a_rollback_that_fails_is_stuck_with_both_reasons_and_no_claim_of_what_runs() {
+    for failing in BACK {
+        let bench = Bench::new();
+        bench.host.answer(Action::Watch, Answer::No);
+        bench.host.answer(failing, Answer::No);
+        let outcome = bench.run(push(1, "v2")).await;
+        assert_eq!(
+            (outcome.result, outcome.release),
+            (Ending::Stuck, None),
+            "{failing:?}"
+        );
+        assert_eq!(outcome.problem.unwrap().detail, "Watch said no");
+        assert_eq!(outcome.trouble.unwrap().detail, format!("{failing:?} said no"));
+    }
+}
+
+#[tokio::test]
+async fn an_agent_killed_in_any_phase_ends_the_deployment_after_its_restart() {
+    for killed_in in FORWARD.into_iter().chain(BACK) {
+        let bench = Bench::new();
+        let backwards = BACK.contains(&killed_in);
+        if backwards {
+            bench.host.answer(Action::Watch, Answer::No);
+        }
+        bench.host.answer(killed_in, Answer::Never);
+        let deployment = bench.accept(push(1, "v2")).await;
+        let runner = bench.runner();
+        let the_project = project();
+        let asked = || async {
+            while bench.host.asked().last() != Some(&killed_in) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            ran = runner.run(&the_project, deployment) => panic!("{killed_in:?} ended: {ran:?}"),
+            () = asked() => {}
+        }
+        bench.host.answer(killed_in, Answer::Yes);
+        let outcome = bench.restart().await;
+        assert_eq!(
+            outcome.result,
+            if backwards {
+                Ending::RolledBack
+            } else {
+                Ending::Live
+            },
+            "killed in {killed_in:?}"
+        );
+        assert!(bench.history.unfinished().await.unwrap().is_empty());
+        let events = bench.history.events(DeploymentId::from_bits(1), 0).await.unwrap();
+        assert!(
+            events
+                .iter()
+                .any(|event| matches!(event.what, Happened::Note { .. })),
+            "the restart is told"
+        );
+        let numbers: Vec<_> = events.iter().filter_map(|event| event.seq).collect();
+        assert_eq!(
+            numbers,
+            (1..=u64::try_from(events.len()).unwrap()).collect::<Vec<_>>(),
+            "no gap"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_phase_that_takes_the_agent_down_every_time_counts_as_failed() {
+    let bench = Bench::new();
+    bench.host.answer(Action::Watch, Answer::Never);
+    let mut deployment = bench.accept(push(1, "v2")).await;
+    let the_project = project();
+    for start in 0..ATTEMPTS_MAX {
+        let runner = bench.runner();
+        let watches = || {
+            bench
+                .host
+                .asked()
+                .iter()
+                .filter(|action| **action == Action::Watch)
+                .count()
+        };
+        let before = watches();
+        let asked = || async {
+            while watches() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            ran = runner.run(&the_project, deployment) => panic!("start {start} ended: {ran:?}"),
+            () = asked() => {}
+        }
+        deployment = bench.history.unfinished().await.unwrap().pop().unwrap();
+    }
+    let outcome = ended(bench.runner().run(&the_project, deployment).await.unwrap());
+    assert_eq!(outcome.result, Ending::RolledBack);
+    assert!(
+        outcome
+            .problem
+            .unwrap()
+            .detail
+            .contains("stopped 5 times while watching")
+    );
+}
+
+#[tokio::test]
+async fn a_stopping_agent_leaves_the_deployment_in_the_journal() {
+    let bench = Bench::new();
+    bench.host.answer(Action::Watch, Answer::Never);
+    let deployment = bench.accept(push(1, "v2")).await;
+    let (stop, stopping) = watch::channel(false);
+    let runner = Runner::new(
+        Arc::clone(&bench.host),
+        bench.history.clone(),
+        Arc::new(Feed::default()),
+        stopping,
+        Timestamp::now,
+    );
+    let the_project = project();
+    let stopper = async {
+        while bench.host.asked().last() != Some(&Action::Watch) {
+            tokio::task::yield_now().await;
+        }
+        stop.send(true).unwrap();
+    };
+    let (ran, ()) = tokio::join!(runner.run(&the_project, deployment), stopper);
+    assert_eq!(ran.unwrap(), Ran::Interrupted);
+    bench.host.answer(Action::Watch, Answer::Yes);
+    assert_eq!(bench.restart().await.result, Ending::Live);
+}
+
+#[tokio::test]
+async fn a_rollback_goes_to_the_release_before_and_a_second_one_further_back() {
+    let bench = Bench::new();
+    for (id, tag) in [(1, "v2"), (2, "v3")] {
+        assert_eq!(bench.run(push(id, tag)).await.result, Ending::Live);
+    }
+    let back = |id, to| {
+        Request::Rollback(Rollback {
+            id: DeploymentId::from_bits(id),
+            to,
+            queue: false,
+            source: Source::default(),
+        })
+    };
+    let outcome = bench
+        .run(back(3, RollbackTarget::Version("v2".parse().unwrap())))
+        .await;
+    assert_eq!(
+        (outcome.result, outcome.release),
+        (Ending::Live, Some(ReleaseNumber(2)))
+    );
+    use ReleaseState::{Live, Replaced};
+    assert_eq!(bench.states().await, [(1, Replaced), (2, Live), (3, Replaced)]);
+    let outcome = bench.run(back(4, RollbackTarget::Back(5))).await;
+    assert_eq!(outcome.result, Ending::Refused);
+    assert_eq!(
+        outcome.problem.unwrap().detail,
+        "project shop has no successful release 5 back"
+    );
+}

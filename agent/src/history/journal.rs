@@ -1,0 +1,421 @@
+//! The journal: what was accepted, which phase each deployment is in, and every event.
+
+use deploy_proto::event::{Event, Happened, Outcome};
+use deploy_proto::names::{DeploymentId, KeyName, ProjectName, ReleaseNumber, Version};
+use deploy_proto::push::{Push, Rollback, Source};
+use deploy_proto::release::{DeploymentKind, DeploymentView};
+use jiff::Timestamp;
+use rusqlite::{Connection, Row, Transaction};
+use serde::{Deserialize, Serialize};
+
+use super::{History, HistoryError, from_json, parsed, sql, to_json};
+use crate::deploy::phase::Phase;
+use crate::deploy::plan::Plan;
+use crate::policy::ServiceScope;
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// New images.
+    Push(Push),
+    /// An earlier release.
+    Rollback(Rollback),
+}
+
+impl Request {
+    /// The deployment's id, which the caller chose.
+    pub fn id(&self) -> &DeploymentId {
+        match self {
+            Self::Push(push) => &push.id,
+            Self::Rollback(rollback) => &rollback.id,
+        }
+    }
+
+    /// Push or rollback.
+    pub fn kind(&self) -> DeploymentKind {
+        match self {
+            Self::Push(_) => DeploymentKind::Push,
+            Self::Rollback(_) => DeploymentKind::Rollback,
+        }
+    }
+
+    /// Whether it waits for a running deployment.
+    pub fn queues(&self) -> bool {
+        match self {
+            Self::Push(push) => push.queue,
+            Self::Rollback(rollback) => rollback.queue,
+        }
+    }
+
+    /// The caller's label.
+    pub fn version(&self) -> Option<&Version> {
+        match self {
+            Self::Push(push) => push.version.as_ref(),
+            Self::Rollback(_) => None,
+        }
+    }
+
+    /// Where it came from.
+    pub fn source(&self) -> &Source {
+        match self {
+            Self::Push(push) => &push.source,
+            Self::Rollback(rollback) => &rollback.source,
+        }
+    }
+}
+
+/// One deployment, as the journal holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    /// The project.
+    pub project: ProjectName,
+    /// What was asked for.
+    pub request: Request,
+    /// Whose key signed it.
+    pub key: KeyName,
+    /// The services the key could change when it was accepted.
+    pub services: ServiceScope,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// Where it stands.
+    pub phase: Phase,
+    /// How often this phase was begun before, counting restarts of the agent. The row of a fresh deployment says 1
+    /// already, so that its first run needs no write of its own.
+    pub attempts: u32,
+    /// What it does; none until it is planned.
+    pub plan: Option<Plan>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
+
+impl Deployment {
+    /// A deployment that was just accepted.
+    pub fn accepted(
+        project: ProjectName,
+        request: Request,
+        key: KeyName,
+        services: ServiceScope,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            project,
+            request,
+            key,
+            services,
+            accepted_at: now,
+            phase: Phase::Accepted,
+            attempts: 0,
+            plan: None,
+            ended_at: None,
+            outcome: None,
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &DeploymentId {
+        self.request.id()
+    }
+
+    /// The deployment as callers see it.
+    pub fn view(&self) -> DeploymentView {
+        DeploymentView {
+            id: self.id().clone(),
+            project: self.project.clone(),
+            kind: self.request.kind(),
+            key: self.key.clone(),
+            source: self.request.source().clone(),
+            from: self.plan.as_ref().and_then(|plan| plan.from),
+            to: self.plan.as_ref().map(|plan| plan.to),
+            version: self.request.version().cloned(),
+            accepted_at: self.accepted_at,
+            phase: self.phase.name(),
+            ended_at: self.ended_at,
+            outcome: self.outcome.clone(),
+        }
+    }
+}
+
+const COLUMNS: &str =
+    "project, request, key, services, accepted_at, phase, attempts, plan, ended_at, outcome";
+
+impl History {
+    /// Records an accepted deployment and its first events.
+    ///
+    /// # Errors
+    /// The database cannot be written; the deployment is then not accepted.
+    pub async fn accept(
+        &self,
+        deployment: Deployment,
+        events: Vec<Happened>,
+    ) -> Result<Vec<Event>, HistoryError> {
+        self.with(move |connection| {
+            let transaction = connection.transaction().map_err(sql("begin to accept a deployment"))?;
+            transaction
+                .execute(
+                    "INSERT INTO deployment (id, project, request, key, services, accepted_at, phase, attempts)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1)",
+                    (
+                        deployment.id().as_str(),
+                        deployment.project.as_str(),
+                        to_json("a request", &deployment.request)?,
+                        deployment.key.as_str(),
+                        to_json("a scope", &deployment.services)?,
+                        deployment.accepted_at.to_string(),
+                        to_json("a phase", &deployment.phase)?,
+                    ),
+                )
+                .map_err(sql("record a deployment"))?;
+            let events = append(&transaction, deployment.id(), deployment.accepted_at, events)?;
+            transaction.commit().map_err(sql("commit a deployment"))?;
+            Ok(events)
+        })
+        .await
+    }
+
+    /// Records the phase that a deployment enters, before anything is done in it, with the events that tell of it.
+    ///
+    /// # Errors
+    /// The database cannot be written; nothing may then be done in the phase.
+    pub async fn enter(
+        &self,
+        id: DeploymentId,
+        phase: Phase,
+        attempts: u32,
+        at: Timestamp,
+        events: Vec<Happened>,
+    ) -> Result<Vec<Event>, HistoryError> {
+        self.with(move |connection| {
+            let transaction = connection.transaction().map_err(sql("begin to enter a phase"))?;
+            transaction
+                .prepare_cached("UPDATE deployment SET phase = ?2, attempts = ?3 WHERE id = ?1")
+                .and_then(|mut statement| statement.execute((id.as_str(), to_json_sql(&phase)?, attempts)))
+                .map_err(sql("record a phase"))?;
+            let events = append(&transaction, &id, at, events)?;
+            transaction.commit().map_err(sql("commit a phase"))?;
+            Ok(events)
+        })
+        .await
+    }
+
+    /// Records an event that changes no phase.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn note(
+        &self,
+        id: DeploymentId,
+        at: Timestamp,
+        event: Happened,
+    ) -> Result<Vec<Event>, HistoryError> {
+        self.with(move |connection| {
+            let transaction = connection
+                .transaction()
+                .map_err(sql("begin to record an event"))?;
+            let events = append(&transaction, &id, at, vec![event])?;
+            transaction.commit().map_err(sql("commit an event"))?;
+            Ok(events)
+        })
+        .await
+    }
+
+    /// One deployment.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn deployment(&self, id: DeploymentId) -> Result<Option<Deployment>, HistoryError> {
+        self.with(move |connection| {
+            let found = select(connection, "WHERE id = ?1", [id.as_str()])?;
+            Ok(found.into_iter().next())
+        })
+        .await
+    }
+
+    /// The project's deployments, newest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn deployments(
+        &self,
+        project: ProjectName,
+        limit: u32,
+    ) -> Result<Vec<Deployment>, HistoryError> {
+        self.with(move |connection| {
+            select(
+                connection,
+                "WHERE project = ?1 ORDER BY ordinal DESC LIMIT ?2",
+                (project.as_str(), limit),
+            )
+        })
+        .await
+    }
+
+    /// The plan of the last deployment that went live: it knows the files as the agent left them.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn last_live_plan(&self, project: ProjectName) -> Result<Option<Plan>, HistoryError> {
+        self.with(move |connection| {
+            let filter = "WHERE project = ?1 AND phase = ?2 ORDER BY ordinal DESC LIMIT 1";
+            let found = select(
+                connection,
+                filter,
+                (project.as_str(), to_json("a phase", &Phase::Live)?),
+            )?;
+            Ok(found.into_iter().next().and_then(|deployment| deployment.plan))
+        })
+        .await
+    }
+
+    /// Every deployment that has not ended, in the order in which they were accepted.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn unfinished(&self) -> Result<Vec<Deployment>, HistoryError> {
+        self.with(|connection| select(connection, "WHERE ended_at IS NULL ORDER BY ordinal", []))
+            .await
+    }
+
+    /// The events of a deployment that follow number `after`.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn events(&self, id: DeploymentId, after: u64) -> Result<Vec<Event>, HistoryError> {
+        self.with(move |connection| {
+            let after = i64::try_from(after).unwrap_or(i64::MAX);
+            let texts: Vec<String> = connection
+                .prepare_cached("SELECT event FROM event WHERE deployment = ?1 AND seq > ?2 ORDER BY seq")
+                .and_then(|mut statement| {
+                    statement
+                        .query_map((id.as_str(), after), |row| row.get(0))?
+                        .collect()
+                })
+                .map_err(sql("read events"))?;
+            texts.iter().map(|text| from_json("an event", text)).collect()
+        })
+        .await
+    }
+
+    /// The release number that the project's next push takes.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn next_release(&self, project: ProjectName) -> Result<ReleaseNumber, HistoryError> {
+        self.with(move |connection| {
+            connection
+                .query_row(
+                    "SELECT coalesce(max(number), 0) + 1 FROM release WHERE project = ?1",
+                    [project.as_str()],
+                    |row| row.get(0),
+                )
+                .map(ReleaseNumber)
+                .map_err(sql("number a release"))
+        })
+        .await
+    }
+}
+
+/// Appends events to a deployment's journal, and gives them back with their numbers.
+pub(super) fn append(
+    transaction: &Transaction<'_>,
+    id: &DeploymentId,
+    at: Timestamp,
+    events: Vec<Happened>,
+) -> Result<Vec<Event>, HistoryError> {
+    let last: i64 = transaction
+        .prepare_cached("SELECT coalesce(max(seq), 0) FROM event WHERE deployment = ?1")
+        .and_then(|mut statement| statement.query_row([id.as_str()], |row| row.get(0)))
+        .map_err(sql("number an event"))?;
+    let mut numbered = Vec::with_capacity(events.len());
+    for (seq, what) in (last + 1..).zip(events) {
+        let event = Event {
+            seq: u64::try_from(seq).ok(),
+            at,
+            deployment: id.clone(),
+            what,
+        };
+        transaction
+            .prepare_cached("INSERT INTO event (deployment, seq, event) VALUES (?1, ?2, ?3)")
+            .and_then(|mut statement| statement.execute((id.as_str(), seq, to_json_sql(&event)?)))
+            .map_err(sql("record an event"))?;
+        numbered.push(event);
+    }
+    Ok(numbered)
+}
+
+/// Serialises inside a chain of SQLite calls.
+pub(super) fn to_json_sql<T: Serialize>(value: &T) -> Result<String, rusqlite::Error> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn select(
+    connection: &Connection,
+    filter: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<Deployment>, HistoryError> {
+    let rows: Vec<Columns> = connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM deployment {filter}"))
+        .and_then(|mut statement| statement.query_map(parameters, Columns::read)?.collect())
+        .map_err(sql("read deployments"))?;
+    rows.into_iter().map(Columns::deployment).collect()
+}
+
+/// A row as text, before it is parsed.
+struct Columns {
+    project: String,
+    request: String,
+    key: String,
+    services: String,
+    accepted_at: String,
+    phase: String,
+    attempts: u32,
+    plan: Option<String>,
+    ended_at: Option<String>,
+    outcome: Option<String>,
+}
+
+impl Columns {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            project: row.get(0)?,
+            request: row.get(1)?,
+            key: row.get(2)?,
+            services: row.get(3)?,
+            accepted_at: row.get(4)?,
+            phase: row.get(5)?,
+            attempts: row.get(6)?,
+            plan: row.get(7)?,
+            ended_at: row.get(8)?,
+            outcome: row.get(9)?,
+        })
+    }
+
+    fn deployment(self) -> Result<Deployment, HistoryError> {
+        Ok(Deployment {
+            project: parsed("a project's name", &self.project)?,
+            request: from_json("a request", &self.request)?,
+            key: parsed("a key's name", &self.key)?,
+            services: from_json("a scope", &self.services)?,
+            accepted_at: parsed("a time", &self.accepted_at)?,
+            phase: from_json("a phase", &self.phase)?,
+            attempts: self.attempts,
+            plan: self
+                .plan
+                .as_deref()
+                .map(|text| from_json("a plan", text))
+                .transpose()?,
+            ended_at: self
+                .ended_at
+                .as_deref()
+                .map(|text| parsed("a time", text))
+                .transpose()?,
+            outcome: self
+                .outcome
+                .as_deref()
+                .map(|text| from_json("an outcome", text))
+                .transpose()?,
+        })
+    }
+}

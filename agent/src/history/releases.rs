@@ -1,0 +1,430 @@
+//! Releases: what a project ran, with the exact bytes of its files and the last log lines of its containers.
+
+use deploy_proto::event::{Event, Happened, Outcome};
+use deploy_proto::image::ImageRef;
+use deploy_proto::names::{DeploymentId, KeyName, ProjectName, ReleaseNumber, ServiceName, Version};
+use deploy_proto::push::{RollbackTarget, Source};
+use deploy_proto::release::{ReleaseState, ReleaseView, ReleasedService};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
+use serde::{Deserialize, Serialize};
+
+use super::journal::{append, to_json_sql};
+use super::{History, HistoryError, from_json, parsed, sql, to_json};
+use crate::deploy::phase::Phase;
+use crate::deploy::plan::{Plan, SourceFile};
+use crate::deploy::port::LogTail;
+
+/// One release, without the bytes of its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// Its project.
+    pub project: ProjectName,
+    /// Its number.
+    pub number: ReleaseNumber,
+    /// How it stands.
+    pub state: ReleaseState,
+    /// The caller's label.
+    pub version: Option<Version>,
+    /// Whose key signed it; none for the release that was found.
+    pub key: Option<KeyName>,
+    /// Where it came from.
+    pub source: Source,
+    /// When it was recorded.
+    pub created_at: Timestamp,
+    /// The image of every service.
+    pub images: Vec<ReleaseImage>,
+}
+
+/// What a release says of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseImage {
+    /// The service.
+    pub service: ServiceName,
+    /// The image as it stands in the Compose file, variables resolved.
+    pub written: ImageRef,
+    /// The image with its digest, where the registry gave one.
+    pub image: ImageRef,
+    /// Its local id, where it ran.
+    pub image_id: Option<String>,
+    /// Whether this release changed it.
+    pub changed: bool,
+}
+
+impl Release {
+    /// The release as callers see it.
+    pub fn view(&self) -> ReleaseView {
+        let service = |image: &ReleaseImage| ReleasedService {
+            service: image.service.clone(),
+            image: image.image.clone(),
+            changed: image.changed,
+        };
+        ReleaseView {
+            number: self.number,
+            state: self.state,
+            version: self.version.clone(),
+            created_at: self.created_at,
+            key: self.key.clone(),
+            source: self.source.clone(),
+            services: self.images.iter().map(service).collect(),
+        }
+    }
+}
+
+impl History {
+    /// Records a deployment's plan, and the new releases that go with it: the one that a push makes, and, at a
+    /// project's first push, the one that was found.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn planned(
+        &self,
+        id: DeploymentId,
+        plan: Plan,
+        releases: Vec<Release>,
+    ) -> Result<(), HistoryError> {
+        self.with(move |connection| {
+            let transaction = connection.transaction().map_err(sql("begin to record a plan"))?;
+            transaction
+                .execute(
+                    "UPDATE deployment SET plan = ?2 WHERE id = ?1",
+                    (id.as_str(), to_json("a plan", &plan)?),
+                )
+                .map_err(sql("record a plan"))?;
+            for release in &releases {
+                insert(&transaction, release)?;
+            }
+            transaction.commit().map_err(sql("commit a plan"))
+        })
+        .await
+    }
+
+    /// Records the exact bytes of a release's files, and the last log lines of the containers it is about to replace.
+    /// Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn back_up(
+        &self,
+        project: ProjectName,
+        number: ReleaseNumber,
+        files: Vec<SourceFile>,
+    ) -> Result<(), HistoryError> {
+        self.with(move |connection| {
+            let transaction = connection.transaction().map_err(sql("begin to back files up"))?;
+            for file in &files {
+                transaction
+                    .execute(
+                        "INSERT OR REPLACE INTO release_file (project, number, path, bytes) VALUES (?1, ?2, ?3, ?4)",
+                        (project.as_str(), number.0, file.path.to_string_lossy(), &file.bytes),
+                    )
+                    .map_err(sql("back a file up"))?;
+            }
+            transaction.commit().map_err(sql("commit a backup"))
+        })
+        .await
+    }
+
+    /// Keeps the last log lines of a release's containers, which are about to go.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn keep_logs(
+        &self,
+        project: ProjectName,
+        number: ReleaseNumber,
+        tails: Vec<LogTail>,
+    ) -> Result<(), HistoryError> {
+        self.with(move |connection| {
+            let transaction = connection.transaction().map_err(sql("begin to keep logs"))?;
+            for tail in &tails {
+                transaction
+                    .execute(
+                        "INSERT OR REPLACE INTO release_log (project, number, service, lines) VALUES (?1, ?2, ?3, ?4)",
+                        (project.as_str(), number.0, tail.service.as_str(), to_json("log lines", &tail.lines)?),
+                    )
+                    .map_err(sql("keep a log"))?;
+            }
+            transaction.commit().map_err(sql("commit kept logs"))
+        })
+        .await
+    }
+
+    /// The kept log lines of a release's service.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn kept_log(
+        &self,
+        project: ProjectName,
+        number: ReleaseNumber,
+        service: ServiceName,
+    ) -> Result<Option<Vec<String>>, HistoryError> {
+        self.with(move |connection| {
+            let text: Option<String> = connection
+                .query_row(
+                    "SELECT lines FROM release_log WHERE project = ?1 AND number = ?2 AND service = ?3",
+                    (project.as_str(), number.0, service.as_str()),
+                    |row| row.get(0),
+                )
+                .optional()
+                .map_err(sql("read a kept log"))?;
+            text.map(|text| from_json("log lines", &text)).transpose()
+        })
+        .await
+    }
+
+    /// The bytes of a release's files.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn files(
+        &self,
+        project: ProjectName,
+        number: ReleaseNumber,
+    ) -> Result<Vec<SourceFile>, HistoryError> {
+        self.with(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT path, bytes FROM release_file WHERE project = ?1 AND number = ?2 ORDER BY path",
+                )
+                .and_then(|mut statement| {
+                    let read = |row: &Row<'_>| {
+                        Ok(SourceFile {
+                            path: row.get::<_, String>(0)?.into(),
+                            bytes: row.get(1)?,
+                        })
+                    };
+                    statement.query_map((project.as_str(), number.0), read)?.collect()
+                })
+                .map_err(sql("read a release's files"))
+        })
+        .await
+    }
+
+    /// The release that runs, by the journal.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn live_release(&self, project: ProjectName) -> Result<Option<Release>, HistoryError> {
+        self.with(move |connection| {
+            let found = select(
+                connection,
+                "WHERE project = ?1 AND state = 'live'",
+                [project.as_str()],
+            )?;
+            Ok(found.into_iter().next())
+        })
+        .await
+    }
+
+    /// The project's releases, newest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn releases(&self, project: ProjectName, limit: u32) -> Result<Vec<Release>, HistoryError> {
+        self.with(move |connection| {
+            select(
+                connection,
+                "WHERE project = ?1 ORDER BY number DESC LIMIT ?2",
+                (project.as_str(), limit),
+            )
+        })
+        .await
+    }
+
+    /// The release that a rollback means: only one that was live can be gone back to.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn rollback_target(
+        &self,
+        project: ProjectName,
+        target: RollbackTarget,
+    ) -> Result<Option<Release>, HistoryError> {
+        self.with(move |connection| {
+            let releases = select(
+                connection,
+                "WHERE project = ?1 ORDER BY number DESC",
+                [project.as_str()],
+            )?;
+            Ok(target_among(releases, &target))
+        })
+        .await
+    }
+
+    /// Records that a deployment ended, and with it how its releases stand.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn finish(
+        &self,
+        id: DeploymentId,
+        phase: Phase,
+        ended: Ended,
+        events: Vec<Happened>,
+    ) -> Result<Vec<Event>, HistoryError> {
+        self.with(move |connection| {
+            let transaction = connection
+                .transaction()
+                .map_err(sql("begin to end a deployment"))?;
+            transaction
+                .prepare_cached("UPDATE deployment SET phase = ?2, ended_at = ?3, outcome = ?4 WHERE id = ?1")
+                .and_then(|mut statement| {
+                    let (at, outcome) = (ended.at.to_string(), to_json_sql(&ended.outcome)?);
+                    statement.execute((id.as_str(), to_json_sql(&phase)?, at, outcome))
+                })
+                .map_err(sql("record an ending"))?;
+            for (number, state) in &ended.releases {
+                transaction
+                    .execute(
+                        "UPDATE release SET state = ?3 WHERE project = ?1 AND number = ?2",
+                        (ended.project.as_str(), number.0, state_text(*state)),
+                    )
+                    .map_err(sql("record a release's state"))?;
+            }
+            let events = append(&transaction, &id, ended.at, events)?;
+            transaction.commit().map_err(sql("commit an ending"))?;
+            Ok(events)
+        })
+        .await
+    }
+}
+
+/// What is recorded when a deployment ends.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Its project.
+    pub project: ProjectName,
+    /// When.
+    pub at: Timestamp,
+    /// How.
+    pub outcome: Outcome,
+    /// The releases whose state changes by it.
+    pub releases: Vec<(ReleaseNumber, ReleaseState)>,
+}
+
+/// Picks a rollback's target from the project's releases, newest first.
+fn target_among(releases: Vec<Release>, target: &RollbackTarget) -> Option<Release> {
+    let live = releases
+        .iter()
+        .find(|release| release.state == ReleaseState::Live)
+        .map(|release| release.number);
+    let was_live = |release: &Release| matches!(release.state, ReleaseState::Replaced | ReleaseState::Live);
+    let mut candidates = releases.into_iter().filter(was_live);
+    match target {
+        RollbackTarget::Back(steps) => {
+            let steps = usize::try_from(steps.checked_sub(1)?).ok()?;
+            candidates
+                .filter(|release| live.is_some_and(|live| release.number < live))
+                .nth(steps)
+        }
+        RollbackTarget::Release(number) => candidates.find(|release| release.number == *number),
+        RollbackTarget::Version(version) => candidates.find(|release| {
+            let tagged = |image: &ReleaseImage| image.changed && image.image.tag() == Some(version.as_str());
+            release.version.as_ref() == Some(version) || release.images.iter().any(tagged)
+        }),
+    }
+}
+
+fn insert(transaction: &Transaction<'_>, release: &Release) -> Result<(), HistoryError> {
+    transaction
+        .execute(
+            "INSERT INTO release (project, number, state, version, key, source, created_at, images)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            (
+                release.project.as_str(),
+                release.number.0,
+                state_text(release.state),
+                release.version.as_ref().map(Version::as_str),
+                release.key.as_ref().map(KeyName::as_str),
+                to_json("a source", &release.source)?,
+                release.created_at.to_string(),
+                to_json("images", &release.images)?,
+            ),
+        )
+        .map_err(sql("record a release"))?;
+    Ok(())
+}
+
+fn select(
+    connection: &Connection,
+    filter: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<Release>, HistoryError> {
+    let columns = "project, number, state, version, key, source, created_at, images";
+    let rows: Vec<Columns> = connection
+        .prepare_cached(&format!("SELECT {columns} FROM release {filter}"))
+        .and_then(|mut statement| statement.query_map(parameters, Columns::read)?.collect())
+        .map_err(sql("read releases"))?;
+    rows.into_iter().map(Columns::release).collect()
+}
+
+struct Columns {
+    project: String,
+    number: u32,
+    state: String,
+    version: Option<String>,
+    key: Option<String>,
+    source: String,
+    created_at: String,
+    images: String,
+}
+
+impl Columns {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            project: row.get(0)?,
+            number: row.get(1)?,
+            state: row.get(2)?,
+            version: row.get(3)?,
+            key: row.get(4)?,
+            source: row.get(5)?,
+            created_at: row.get(6)?,
+            images: row.get(7)?,
+        })
+    }
+
+    fn release(self) -> Result<Release, HistoryError> {
+        Ok(Release {
+            project: parsed("a project's name", &self.project)?,
+            number: ReleaseNumber(self.number),
+            state: state_from(&self.state)?,
+            version: self
+                .version
+                .as_deref()
+                .map(|text| parsed("a version", text))
+                .transpose()?,
+            key: self
+                .key
+                .as_deref()
+                .map(|text| parsed("a key's name", text))
+                .transpose()?,
+            source: from_json("a source", &self.source)?,
+            created_at: parsed("a time", &self.created_at)?,
+            images: from_json("images", &self.images)?,
+        })
+    }
+}
+
+fn state_text(state: ReleaseState) -> &'static str {
+    match state {
+        ReleaseState::Deploying => "deploying",
+        ReleaseState::Live => "live",
+        ReleaseState::Replaced => "replaced",
+        ReleaseState::Failed => "failed",
+    }
+}
+
+fn state_from(text: &str) -> Result<ReleaseState, HistoryError> {
+    match text {
+        "deploying" => Ok(ReleaseState::Deploying),
+        "live" => Ok(ReleaseState::Live),
+        "replaced" => Ok(ReleaseState::Replaced),
+        "failed" => Ok(ReleaseState::Failed),
+        other => Err(HistoryError::Unreadable {
+            what: "a release's state",
+            source: other.into(),
+        }),
+    }
+}

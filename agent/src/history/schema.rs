@@ -1,0 +1,126 @@
+//! The database's tables, and how an older format becomes the one of today.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::{HistoryError, sql};
+
+/// How long a statement waits for a backup or a person with `sqlite3` to let go of the database.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// Each entry brings the database from the format of its index to the next. Entries are only ever added.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE nonce (
+        key TEXT NOT NULL,
+        nonce TEXT NOT NULL,
+        expires INTEGER NOT NULL,
+        PRIMARY KEY (key, nonce)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX nonce_expires ON nonce (expires);
+
+    CREATE TABLE deployment (
+        ordinal INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        project TEXT NOT NULL,
+        request TEXT NOT NULL,
+        key TEXT NOT NULL,
+        services TEXT NOT NULL,
+        accepted_at TEXT NOT NULL,
+        phase TEXT NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        plan TEXT,
+        ended_at TEXT,
+        outcome TEXT
+    ) STRICT;
+    CREATE INDEX deployment_project ON deployment (project, ordinal);
+
+    CREATE TABLE event (
+        deployment TEXT NOT NULL REFERENCES deployment (id),
+        seq INTEGER NOT NULL,
+        event TEXT NOT NULL,
+        PRIMARY KEY (deployment, seq)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE release (
+        project TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        version TEXT,
+        key TEXT,
+        source TEXT NOT NULL,
+        created_at TEXT NOT NULL,
+        images TEXT NOT NULL,
+        PRIMARY KEY (project, number)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE release_file (
+        project TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        path TEXT NOT NULL,
+        bytes BLOB NOT NULL,
+        PRIMARY KEY (project, number, path),
+        FOREIGN KEY (project, number) REFERENCES release (project, number)
+    ) STRICT;
+
+    CREATE TABLE release_log (
+        project TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        service TEXT NOT NULL,
+        lines TEXT NOT NULL,
+        PRIMARY KEY (project, number, service)
+    ) STRICT;
+"];
+
+/// Sets the connection up and migrates.
+pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), HistoryError> {
+    let open = |source| HistoryError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    connection.busy_timeout(BUSY_WAIT).map_err(open)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(open)?;
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(open)?;
+    connection
+        .pragma_update(None, "foreign_keys", "ON")
+        .map_err(open)?;
+    // The journal is small; 1 MiB of page cache (negative: KiB) is plenty and keeps the agent light.
+    connection
+        .pragma_update(None, "cache_size", -1024)
+        .map_err(open)?;
+
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let found: u32 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(open)?;
+    if found > known {
+        return Err(HistoryError::Newer {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+    for (format, migration) in (1_u32..)
+        .zip(MIGRATIONS)
+        .skip(usize::try_from(found).unwrap_or(usize::MAX))
+    {
+        let transaction = connection
+            .transaction()
+            .map_err(sql("begin a migration of the database"))?;
+        transaction
+            .execute_batch(migration)
+            .map_err(sql("migrate the database"))?;
+        transaction
+            .pragma_update(None, "user_version", format)
+            .map_err(sql("record the database's format"))?;
+        transaction
+            .commit()
+            .map_err(sql("commit a migration of the database"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! Changing the project's files, and putting them back.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use deploy_proto::image::ImageRef;
+use deploy_proto::names::ServiceName;
+use deploy_proto::problem::{Code, Problem};
+
+use super::compose::{self, Model};
+use super::files::{self, FilesError};
+use super::{DockerHost, Read};
+use crate::config::Project;
+use crate::deploy::phase::Failure;
+use crate::deploy::plan::{FileEdit, Plan};
+use crate::deploy::port::{EditFailure, Summary};
+
+/// How a file stands between what the plan found and what it leaves.
+enum Stands {
+    Old,
+    New,
+    Foreign,
+}
+
+impl DockerHost {
+    /// Writes the planned bytes, asks Compose what it sees, and undoes the edit when that is more than was asked for.
+    pub(super) async fn change_files(&self, project: &Project, plan: &Plan) -> Result<Summary, EditFailure> {
+        // After a crash in here some files may be new already: begin anew from the old ones.
+        self.put_back(plan)
+            .await
+            .map_err(|problem| EditFailure::NotUndone(problem.into()))?;
+        let before = self
+            .read(project)
+            .await
+            .map_err(|problem| EditFailure::Undone(problem.into()))?;
+        match self.write_and_compare(project, plan, &before).await {
+            Ok(()) => Ok(edited(plan)),
+            Err(problem) => match self.put_back(plan).await {
+                Ok(()) => Err(EditFailure::Undone(problem.into())),
+                Err(_also) => Err(EditFailure::NotUndone(problem.into())),
+            },
+        }
+    }
+
+    async fn write_and_compare(&self, project: &Project, plan: &Plan, before: &Read) -> Result<(), Problem> {
+        self.write(plan).await?;
+        let after = self.read_afresh(project).await?;
+        let Err(problem) = compare(plan, &before.model, &after.model) else {
+            return Ok(());
+        };
+        if before.is_fresh {
+            return Err(problem);
+        }
+        // The model of before was asked for earlier; an `env_file` may have changed since, which is none of our doing.
+        self.put_back(plan).await?;
+        let before = self.read_afresh(project).await?;
+        self.write(plan).await?;
+        let after = self.read_afresh(project).await?;
+        compare(plan, &before.model, &after.model)
+    }
+
+    async fn write(&self, plan: &Plan) -> Result<(), Problem> {
+        for edit in &plan.edits {
+            replace(edit.path.clone(), edit.after.clone(), edit.before.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives every file its old bytes that has the new ones. A file that is neither was edited by a person: that is for
+    /// the caller to judge.
+    async fn put_back(&self, plan: &Plan) -> Result<(), Problem> {
+        for edit in &plan.edits {
+            match stands(edit).await? {
+                Stands::Old => {}
+                Stands::New => replace(edit.path.clone(), edit.before.clone(), edit.after.clone()).await?,
+                Stands::Foreign => {
+                    let detail = format!("{} was edited by hand during the deployment", edit.path.display());
+                    return Err(Problem::new(Code::Edited, detail).hint("push again when nobody edits it"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the previous images back into the files: the same bytes as before, or, in a file that a person edited
+    /// meanwhile, the image references only.
+    pub(super) async fn restore_files(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
+        let mut foreign = Vec::new();
+        for edit in &plan.edits {
+            match stands(edit).await? {
+                Stands::Old => {}
+                Stands::New => replace(edit.path.clone(), edit.before.clone(), edit.after.clone()).await?,
+                Stands::Foreign => foreign.push(edit.path.display().to_string()),
+            }
+        }
+        if foreign.is_empty() {
+            return Ok("files as they were".to_owned());
+        }
+        self.put_images_back(project, plan).await?;
+        Ok(format!(
+            "only the images in {}, which was edited by hand meanwhile",
+            foreign.join(", ")
+        ))
+    }
+
+    async fn put_images_back(&self, project: &Project, plan: &Plan) -> Result<(), Problem> {
+        let wanted: BTreeMap<ServiceName, ImageRef> = plan
+            .services
+            .iter()
+            .filter_map(|service| Some((service.service.clone(), service.old.clone()?)))
+            .collect();
+        let read = self.read_afresh(project).await?;
+        let edits =
+            compose::edit(&read.sources, &read.model, &wanted).map_err(|refusal| Problem::from(&refusal))?;
+        for edit in edits.files {
+            replace(edit.path, edit.after, edit.before).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether Compose sees the planned images, and no other difference.
+fn compare(plan: &Plan, before: &Model, after: &Model) -> Result<(), Problem> {
+    let wanted: BTreeMap<ServiceName, ImageRef> = plan
+        .services
+        .iter()
+        .map(|service| (service.service.clone(), service.written.clone()))
+        .collect();
+    let beyond: Vec<String> = compose::beyond(before, after, &wanted)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if beyond.is_empty() {
+        return Ok(());
+    }
+    let detail = format!(
+        "with the edit `docker compose config` differs in more than the named images: {}",
+        beyond.join("; ")
+    );
+    Err(Problem::new(Code::OtherServices, detail).hint(
+        "name all services that share the image line, or give each service its own line in the Compose file",
+    ))
+}
+
+async fn stands(edit: &FileEdit) -> Result<Stands, Problem> {
+    let path = edit.path.clone();
+    let bytes = blocking(move || files::read(&path)).await?;
+    Ok(if bytes == edit.before {
+        Stands::Old
+    } else if bytes == edit.after {
+        Stands::New
+    } else {
+        Stands::Foreign
+    })
+}
+
+async fn replace(path: PathBuf, new: Vec<u8>, expected: Vec<u8>) -> Result<(), Problem> {
+    blocking(move || files::replace(&path, &new, &expected))
+        .await
+        .map(drop)
+}
+
+/// Waits for the disk on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| Problem::from(&error)),
+        Err(_cancelled) => Err(Problem::new(Code::ShuttingDown, "the agent is being restarted")),
+    }
+}
+
+fn edited(plan: &Plan) -> Summary {
+    let files: Vec<_> = plan
+        .edits
+        .iter()
+        .filter_map(|edit| edit.path.file_name())
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
+    let lines: usize = plan.edits.iter().map(|edit| edit.lines.len()).sum();
+    match lines {
+        1 => format!("{}, 1 line", files.join(", ")),
+        n => format!("{}, {n} lines", files.join(", ")),
+    }
+}

@@ -1,0 +1,197 @@
+//! What is known of a project before a deployment, and which edits would write the wanted images. Changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+
+use deploy_proto::image::{Digest, ImageRef};
+use deploy_proto::names::ServiceName;
+use deploy_proto::problem::{Code, Problem};
+use futures_util::future::{join_all, try_join_all};
+
+use super::compose::{self, ComposeService, Healthcheck, Model, Sources};
+use super::engine::{Container, EngineHealth};
+use super::{DockerHost, Read};
+use crate::config::Project;
+use crate::deploy::phase::Failure;
+use crate::deploy::plan::{Edits, Facts, RunningFacts, ServiceFacts, SourceFile};
+use crate::deploy::verdict::ContainerState;
+
+impl DockerHost {
+    /// Reads files, model, containers and disk, side by side.
+    pub(super) async fn survey(&self, project: &Project) -> Result<Facts, Failure> {
+        let containers = async { self.engine.containers(&project.name).await.map_err(Problem::from) };
+        let disk = async { self.engine.disk_free().await.map_err(Problem::from) };
+        let (read, containers, disk) = tokio::try_join!(self.read(project), containers, disk)?;
+        let services = read.model.services.iter().map(|(name, service)| {
+            let mine: Vec<&Container> = containers
+                .iter()
+                .filter(|one| &one.service == name && !one.one_off && !one.half_made)
+                .collect();
+            self.service_facts(name, service, mine)
+        });
+        Ok(Facts {
+            services: join_all(services).await.into_iter().collect(),
+            files: source_files(&read.sources),
+            free_bytes: disk.free_bytes,
+        })
+    }
+
+    async fn service_facts(
+        &self,
+        name: &ServiceName,
+        service: &ComposeService,
+        containers: Vec<&Container>,
+    ) -> (ServiceName, ServiceFacts) {
+        let image: Option<ImageRef> = service.image.as_deref().and_then(|text| text.parse().ok());
+        let first = containers.first();
+        let running = match first {
+            Some(container) => Some(self.running_facts(container, image.as_ref(), &containers).await),
+            None => None,
+        };
+        let has_healthcheck = match service.healthcheck {
+            Healthcheck::Defined => true,
+            Healthcheck::Disabled => false,
+            Healthcheck::FromImage => first.is_some_and(|container| container.healthcheck.is_some()),
+        };
+        let fixed_ports = service
+            .published
+            .iter()
+            .filter_map(|port| port.published.parse().ok())
+            .filter(|port| *port != 0);
+        let facts = ServiceFacts {
+            image,
+            depends_on: service.depends_on.keys().cloned().collect(),
+            has_healthcheck,
+            fixed_ports: fixed_ports.collect(),
+            running,
+        };
+        (name.clone(), facts)
+    }
+
+    async fn running_facts(
+        &self,
+        first: &Container,
+        image: Option<&ImageRef>,
+        all: &[&Container],
+    ) -> RunningFacts {
+        let repository = image.or(first.image_reference.as_ref()).map(ImageRef::repository);
+        let digest = match repository {
+            // An image that cannot be looked at has no digest that we know of; the release then holds its local id.
+            Some(repository) => self.engine.running_digest(first, repository).await.ok().flatten(),
+            None => None,
+        };
+        RunningFacts {
+            image_id: first.image_id.clone(),
+            digest,
+            is_well: all.iter().all(|container| is_well(container)),
+        }
+    }
+
+    /// The registries' digests of these images, asked for all at once. An image that is named by digest and is on this
+    /// host already needs no registry.
+    pub(super) async fn digests(
+        &self,
+        images: &BTreeSet<ImageRef>,
+    ) -> Result<BTreeMap<ImageRef, Digest>, Failure> {
+        let digests = try_join_all(images.iter().map(|image| self.digest(image))).await?;
+        Ok(images.iter().cloned().zip(digests).collect())
+    }
+
+    async fn digest(&self, image: &ImageRef) -> Result<Digest, Problem> {
+        if let Some(digest) = image.digest()
+            && self
+                .engine
+                .image(&format!("{}@{digest}", image.repository()))
+                .await?
+                .is_some()
+        {
+            return Ok(digest.clone());
+        }
+        Ok(self.engine.remote_digest(image).await?)
+    }
+
+    /// Reads the project's files, and what Compose makes of them unless it was asked about the same bytes before.
+    pub(super) async fn read(&self, project: &Project) -> Result<Read, Problem> {
+        let sources = self.sources(project).await?;
+        let known = self
+            .models
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&project.name)
+            .cloned();
+        match known {
+            Some(known) if *known.sources == sources => Ok(Read {
+                is_fresh: false,
+                ..known
+            }),
+            Some(_) | None => self.ask_compose(project, sources).await,
+        }
+    }
+
+    /// Asks Compose, whatever is known.
+    pub(super) async fn read_afresh(&self, project: &Project) -> Result<Read, Problem> {
+        let sources = self.sources(project).await?;
+        self.ask_compose(project, sources).await
+    }
+
+    async fn sources(&self, project: &Project) -> Result<Sources, Problem> {
+        let project = project.clone();
+        let load = tokio::task::spawn_blocking(move || {
+            Sources::load(&project).map_err(|error| Problem::from(&error))
+        });
+        load.await
+            .map_err(|_cancelled| Problem::new(Code::ShuttingDown, "the agent is being restarted"))?
+    }
+
+    async fn ask_compose(&self, project: &Project, sources: Sources) -> Result<Read, Problem> {
+        let compose = self.compose(project).await?;
+        let model: Model = compose.config().await.map_err(|error| Problem::from(&error))?;
+        let read = Read {
+            sources: Arc::new(sources),
+            model: Arc::new(model),
+            is_fresh: true,
+        };
+        self.models
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(project.name.clone(), read.clone());
+        Ok(read)
+    }
+
+    /// Works out which bytes of which files write these images.
+    pub(super) async fn work_out_edits(
+        &self,
+        project: &Project,
+        wanted: &BTreeMap<ServiceName, ImageRef>,
+    ) -> Result<Edits, Problem> {
+        let read = self.read(project).await?;
+        compose::edit(&read.sources, &read.model, wanted).map_err(|refusal| Problem::from(&refusal))
+    }
+}
+
+/// The files of a project with their bytes.
+pub(super) fn source_files(sources: &Sources) -> Vec<SourceFile> {
+    sources
+        .files()
+        .map(|(path, bytes)| SourceFile {
+            path: path.to_owned(),
+            bytes: bytes.to_vec(),
+        })
+        .collect()
+}
+
+fn is_well(container: &Container) -> bool {
+    let runs = match container.state {
+        ContainerState::Running
+        | ContainerState::Exited {
+            exit_code: 0,
+            stays: true,
+        } => true,
+        ContainerState::Missing
+        | ContainerState::Created
+        | ContainerState::Restarting { .. }
+        | ContainerState::Exited { .. }
+        | ContainerState::Other(_) => false,
+    };
+    runs && !matches!(container.health, EngineHealth::Unhealthy { .. })
+}

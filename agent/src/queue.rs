@@ -1,0 +1,289 @@
+//! One deployment at a time per project; at most one waits, and a newer one takes its place.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use deploy_proto::event::Happened;
+use deploy_proto::names::{DeploymentId, ProjectName};
+use deploy_proto::problem::{Code, Problem};
+use tokio::sync::{Mutex, mpsc};
+use tracing::Instrument as _;
+
+use crate::app::Settings;
+use crate::deploy::port::Host;
+use crate::deploy::runner::{Ran, Runner};
+use crate::history::{Deployment, History, HistoryError};
+use crate::metrics::Metrics;
+use crate::systemd::Heart;
+
+/// What became of a request to deploy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acceptance {
+    /// It is journaled, and runs or waits.
+    New,
+    /// The same request was accepted before.
+    Known,
+}
+
+/// What is under way in one project.
+#[derive(Debug)]
+struct Slot {
+    running: DeploymentId,
+    waiting: Option<Deployment>,
+}
+
+/// The projects' queues.
+#[derive(Debug)]
+pub struct Queue<H> {
+    runner: Runner<H>,
+    history: History,
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
+    slots: Mutex<HashMap<ProjectName, Slot>>,
+    /// Told when the journal cannot be written any more: the agent must stop rather than act unrecorded.
+    fatal: mpsc::Sender<HistoryError>,
+    /// Shown a beat by every deployment under way, for the watchdog.
+    heart: Heart,
+}
+
+impl<H: Host> Queue<H> {
+    /// An empty queue.
+    pub fn new(
+        runner: Runner<H>,
+        history: History,
+        settings: Arc<Settings>,
+        metrics: Arc<Metrics>,
+        fatal: mpsc::Sender<HistoryError>,
+        heart: Heart,
+    ) -> Self {
+        Self {
+            runner,
+            history,
+            settings,
+            metrics,
+            slots: Mutex::new(HashMap::new()),
+            fatal,
+            heart,
+        }
+    }
+
+    /// Takes a deployment over: journals it, then starts it or lets it wait. When this returns `Ok`, it is the agent's.
+    ///
+    /// # Errors
+    /// The project is busy and the request does not wait; its id was used for another request; the journal cannot be
+    /// written.
+    pub async fn accept(self: &Arc<Self>, deployment: Deployment) -> Result<Acceptance, Problem> {
+        let id = deployment.id().clone();
+        // Held until the journal has it: two requests with one id, or for one project, are taken one after the other.
+        let mut slots = self.slots.lock().await;
+        if let Some(known) = self
+            .history
+            .deployment(id.clone())
+            .await
+            .map_err(|error| cannot_journal(&error))?
+        {
+            return if is_same(&known, &deployment) {
+                Ok(Acceptance::Known)
+            } else {
+                Err(id_reused(&id))
+            };
+        }
+        let mut events = vec![Happened::Accepted {
+            project: deployment.project.clone(),
+            kind: deployment.request.kind(),
+            key: deployment.key.clone(),
+            version: deployment.request.version().cloned(),
+        }];
+        let running = slots.get(&deployment.project).map(|slot| slot.running.clone());
+        match running {
+            Some(running) if !deployment.request.queues() => return Err(busy(&deployment.project, &running)),
+            Some(behind) => events.push(Happened::Queued { behind }),
+            None => {}
+        }
+        self.history
+            .accept(deployment.clone(), events)
+            .await
+            .map_err(|error| cannot_journal(&error))?;
+        tracing::info!(
+            deployment = id.as_str(),
+            project = deployment.project.as_str(),
+            key = deployment.key.as_str(),
+            "deployment accepted"
+        );
+        match slots.get_mut(&deployment.project) {
+            None => {
+                slots.insert(
+                    deployment.project.clone(),
+                    Slot {
+                        running: id,
+                        waiting: None,
+                    },
+                );
+                self.start(deployment);
+            }
+            Some(slot) => {
+                if let Some(older) = slot.waiting.replace(deployment) {
+                    self.supersede(older, &id).await;
+                }
+            }
+        }
+        Ok(Acceptance::New)
+    }
+
+    /// Goes on with what the journal says was under way when the agent stopped.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub async fn resume(self: &Arc<Self>) -> Result<(), HistoryError> {
+        let mut slots = self.slots.lock().await;
+        for deployment in self.history.unfinished().await? {
+            tracing::info!(
+                deployment = deployment.id().as_str(),
+                phase = deployment.phase.name().as_str(),
+                "resuming"
+            );
+            match slots.get_mut(&deployment.project) {
+                None => {
+                    slots.insert(
+                        deployment.project.clone(),
+                        Slot {
+                            running: deployment.id().clone(),
+                            waiting: None,
+                        },
+                    );
+                    self.start(deployment);
+                }
+                Some(slot) => {
+                    let id = deployment.id().clone();
+                    if let Some(older) = slot.waiting.replace(deployment) {
+                        self.supersede(older, &id).await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The deployments that run now, by project.
+    pub async fn running(&self) -> Vec<(ProjectName, DeploymentId)> {
+        self.slots
+            .lock()
+            .await
+            .iter()
+            .map(|(project, slot)| (project.clone(), slot.running.clone()))
+            .collect()
+    }
+
+    /// Waits until no deployment is being carried out: all ended, or stand in the journal at a phase's boundary.
+    pub async fn drained(&self) {
+        while !self.slots.lock().await.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    fn start(self: &Arc<Self>, deployment: Deployment) {
+        let queue = Arc::clone(self);
+        drop(tokio::spawn(async move { queue.carry_out(deployment).await }));
+    }
+
+    /// Carries a deployment out, and then whatever waits behind it.
+    async fn carry_out(self: Arc<Self>, first: Deployment) {
+        let project = first.project.clone();
+        let mut next = Some(first);
+        while let Some(deployment) = next.take() {
+            let span = tracing::info_span!(
+                "deployment",
+                deployment = deployment.id().as_str(),
+                project = project.as_str(),
+                key = deployment.key.as_str()
+            );
+            let mut pulse = self.heart.register("deployment");
+            match pulse.while_doing(self.run_one(deployment).instrument(span)).await {
+                Ok(Ran::Ended(outcome)) => self.metrics.deployment_ended(&project, &outcome),
+                Ok(Ran::Interrupted) => break,
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the journal cannot be written"
+                    );
+                    // A full channel means that the agent is stopping for this very reason already.
+                    drop(self.fatal.try_send(error));
+                    break;
+                }
+            }
+            let mut slots = self.slots.lock().await;
+            next = slots.get_mut(&project).and_then(|slot| slot.waiting.take());
+            match (&next, slots.get_mut(&project)) {
+                (Some(deployment), Some(slot)) => slot.running = deployment.id().clone(),
+                (Some(_) | None, _) => drop(slots.remove(&project)),
+            }
+        }
+        self.slots.lock().await.remove(&project);
+    }
+
+    async fn run_one(&self, deployment: Deployment) -> Result<Ran, HistoryError> {
+        let config = self.settings.config();
+        match config.projects.get(&deployment.project) {
+            Some(project) => Box::pin(self.runner.run(project, deployment)).await,
+            None => self
+                .runner
+                .give_up(deployment, project_removed())
+                .await
+                .map(Box::new)
+                .map(Ran::Ended),
+        }
+    }
+
+    async fn supersede(&self, older: Deployment, by: &DeploymentId) {
+        let problem = Problem::new(
+            Code::Superseded,
+            format!("a newer deployment, {by}, took its place in the queue"),
+        );
+        if let Err(error) = self.runner.give_up(older, problem).await {
+            drop(self.fatal.try_send(error));
+        }
+    }
+}
+
+/// Whether two requests with the same id ask for the same.
+fn is_same(known: &Deployment, new: &Deployment) -> bool {
+    known.project == new.project && known.request == new.request && known.key == new.key
+}
+
+fn id_reused(id: &DeploymentId) -> Problem {
+    Problem::new(
+        Code::IdReused,
+        format!("deployment id {id} was used before, for another request"),
+    )
+    .hint("leave --id out: deployctl draws a new one for each deployment")
+}
+
+fn busy(project: &ProjectName, running: &DeploymentId) -> Problem {
+    Problem::new(
+        Code::Busy,
+        format!("deployment {running} of project {project} is under way"),
+    )
+    .hint(format!(
+        "wait for it with --queue, or follow it: deployctl watch {running}"
+    ))
+}
+
+fn project_removed() -> Problem {
+    Problem::new(
+        Code::UnknownProject,
+        "the project was taken out of this host's configuration while the deployment was under way",
+    )
+    .hint("put its projects.d file back and restart the agent")
+}
+
+fn cannot_journal(error: &HistoryError) -> Problem {
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "the journal cannot be used"
+    );
+    Problem::new(
+        Code::Internal,
+        "the agent cannot use its database, so it accepts nothing",
+    )
+    .hint("see the agent's log on the host: journalctl -u deploy-agent")
+}

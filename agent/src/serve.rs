@@ -1,0 +1,355 @@
+//! Running the agent: resume what the journal holds, bind the two listeners, and stop without losing anything.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_server::Handle;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use deploy_proto::event::Ending;
+use hyper_util::rt::TokioTimer;
+use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::api;
+use crate::app::{App, Settings};
+use crate::config::{self, Config};
+use crate::deploy::feed::Feed;
+use crate::deploy::runner::Runner;
+use crate::history::{History, HistoryError};
+use crate::host::{DockerHost, Environment};
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::systemd::{Heart, ServiceManager};
+use crate::tls;
+
+/// How long a stopping agent waits for actions that change the host to reach a phase's boundary. Below the unit's
+/// `TimeoutStopSec`; what is still not there goes on from the journal at the next start.
+const STOP_DEADLINE: Duration = Duration::from_secs(80);
+/// How long open connections may take to end when the agent stops.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a caller may take to send a request's headers.
+const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// The most headers' bytes of one request; a signed one has about 1 KiB.
+const HEADER_MAX_BYTES: usize = 16 * 1024;
+
+/// Why the agent stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A listener could not be bound.
+    #[error("listen on {address}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database cannot be used.
+    #[error("use the database")]
+    History(#[source] HistoryError),
+    /// The configuration has names that are no host names.
+    #[error("read server.names")]
+    Names(#[source] deploy_proto::signing::BadAuthority),
+    /// The certificate or its key cannot be used.
+    #[error("set TLS up")]
+    Tls(#[source] tls::TlsError),
+    /// Docker cannot be set up: the socket's path is unusable.
+    #[error("set the host up")]
+    Host(#[source] crate::host::HostError),
+    /// A listener failed.
+    #[error("serve")]
+    Serve(#[source] io::Error),
+    /// Signals cannot be received.
+    #[error("listen for signals")]
+    Signals(#[source] io::Error),
+    /// The state folder cannot be made.
+    #[error("make the folder {}", path.display())]
+    StateDir {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl ServeError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Tls(error) => error.hint(),
+            Self::Bind { .. } => {
+                Some("is another agent running, or is the address not this host's?".to_owned())
+            }
+            Self::History(_)
+            | Self::Names(_)
+            | Self::Host(_)
+            | Self::Serve(_)
+            | Self::Signals(_)
+            | Self::StateDir { .. } => None,
+        }
+    }
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Something that the agent cannot do without is missing, or the journal can no longer be written.
+pub async fn run(
+    config: Config,
+    config_dir: &Path,
+    environment: Environment,
+    manager: ServiceManager,
+) -> Result<(), ServeError> {
+    let manager = Arc::new(manager);
+    let state_dir = config.state_dir.clone();
+    std::fs::create_dir_all(&state_dir).map_err(|source| ServeError::StateDir {
+        path: state_dir.clone(),
+        source,
+    })?;
+    let history = History::open(&state_dir.join("history.db")).map_err(ServeError::History)?;
+    let tls = tls::load(&config.server, &state_dir, Timestamp::now()).map_err(ServeError::Tls)?;
+    // Bound before anything is resumed: a second agent by mistake ends here, and never acts beside the first.
+    let api_listener = bind(config.server.listen)?;
+    let monitor_listener = bind(config.monitor)?;
+
+    let (stop, stopping) = watch::channel(false);
+    let (fatal, mut fatally) = mpsc::channel(1);
+    let heart = Heart::new();
+    let app = assemble(config, environment, history, stopping, fatal, heart.clone())?;
+    stand(&app).await.map_err(ServeError::History)?;
+    app.queue.resume().await.map_err(ServeError::History)?;
+
+    let api_handle = Handle::new();
+    let monitor_handle = Handle::new();
+    let rustls = RustlsConfig::from_config(tls.config);
+    let api = serve_api(api_listener, rustls.clone(), api_handle.clone(), &app)?;
+    let monitor = serve_monitor(monitor_listener, monitor_handle.clone(), &app)?;
+    let mut signals = Signals::new()?;
+    let mut pulse = heart.register("main");
+    let watchdog = Arc::clone(&manager);
+    let fed = tokio::spawn(async move { heart.run(&watchdog).await });
+    manager.ready(&serving(&app));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pin = tls.pin, "serving");
+
+    let failed = loop {
+        tokio::select! {
+            () = pulse.wanted() => pulse.beat(),
+            _ = signals.hangup.recv() => reload(&app, config_dir, &rustls, &manager).await,
+            _ = signals.terminate.recv() => break None,
+            _ = signals.interrupt.recv() => break None,
+            error = fatally.recv() => break error,
+        }
+    };
+    manager.stopping("stops at the next phase's boundary");
+    tracing::info!("stopping: deployments stop at the next phase's boundary and go on from the journal");
+    stop.send_replace(true);
+    if tokio::time::timeout(STOP_DEADLINE, app.queue.drained())
+        .await
+        .is_err()
+    {
+        tracing::warn!("an action is still under way; it is begun anew at the next start");
+    }
+    api_handle.graceful_shutdown(Some(CONNECTION_DEADLINE));
+    monitor_handle.graceful_shutdown(Some(CONNECTION_DEADLINE));
+    for server in [api, monitor] {
+        if let Ok(Err(source)) = server.await {
+            return Err(ServeError::Serve(source));
+        }
+    }
+    fed.abort();
+    failed.map_or(Ok(()), |error| Err(ServeError::History(error)))
+}
+
+/// Puts the agent together; nothing runs yet.
+fn assemble(
+    config: Config,
+    environment: Environment,
+    history: History,
+    stopping: watch::Receiver<bool>,
+    fatal: mpsc::Sender<HistoryError>,
+    heart: Heart,
+) -> Result<Arc<App>, ServeError> {
+    let host = Arc::new(DockerHost::new(&config, environment).map_err(ServeError::Host)?);
+    let settings = Arc::new(Settings::new(config).map_err(ServeError::Names)?);
+    let feed = Arc::new(Feed::default());
+    let metrics = Arc::new(Metrics::default());
+    let now = Timestamp::now as fn() -> Timestamp;
+    let runner = Runner::new(
+        Arc::clone(&host),
+        history.clone(),
+        Arc::clone(&feed),
+        stopping.clone(),
+        now,
+    );
+    let queue = Arc::new(Queue::new(
+        runner,
+        history.clone(),
+        Arc::clone(&settings),
+        Arc::clone(&metrics),
+        fatal,
+        heart,
+    ));
+    Ok(Arc::new(App {
+        settings,
+        history,
+        queue,
+        host,
+        feed,
+        metrics,
+        shutdown: stopping,
+        now,
+    }))
+}
+
+/// Tells the metrics, and the log where a person is needed, how every project stands by the journal.
+async fn stand(app: &App) -> Result<(), HistoryError> {
+    for project in app.settings.config().projects.keys() {
+        app.metrics.know_project(project);
+        let release = app
+            .history
+            .live_release(project.clone())
+            .await?
+            .map(|release| release.number.0);
+        let last = app.history.deployments(project.clone(), 1).await?.pop();
+        let stuck = last
+            .and_then(|last| last.outcome)
+            .filter(|outcome| outcome.result == Ending::Stuck);
+        if let Some(outcome) = &stuck {
+            let trouble = outcome.trouble.as_ref().map_or("", |problem| &problem.detail);
+            tracing::error!(
+                project = project.as_str(),
+                trouble,
+                "the last deployment is stuck: a person is needed"
+            );
+        }
+        app.metrics.project_stands(project, release, stuck.is_some());
+    }
+    Ok(())
+}
+
+/// The line that `systemctl status` shows.
+fn serving(app: &App) -> String {
+    let config = app.settings.config();
+    format!(
+        "serves {} projects on {}",
+        config.projects.len(),
+        config.server.listen
+    )
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|source| ServeError::Bind { address, source })
+}
+
+type Serving = tokio::task::JoinHandle<io::Result<()>>;
+
+fn serve_api(
+    listener: TcpListener,
+    tls: RustlsConfig,
+    handle: Handle<SocketAddr>,
+    app: &Arc<App>,
+) -> Result<Serving, ServeError> {
+    // Without NODELAY an answer in two writes waits 40 ms for the other side's acknowledgement.
+    let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
+    let server = axum_server::from_tcp(listener)
+        .map_err(ServeError::Serve)?
+        .acceptor(acceptor);
+    let service = api::router(Arc::clone(app)).into_make_service();
+    Ok(tokio::spawn(async move {
+        bounded(server).handle(handle).serve(service).await
+    }))
+}
+
+fn serve_monitor(
+    listener: TcpListener,
+    handle: Handle<SocketAddr>,
+    app: &Arc<App>,
+) -> Result<Serving, ServeError> {
+    let server = axum_server::from_tcp(listener)
+        .map_err(ServeError::Serve)?
+        .acceptor(NoDelayAcceptor::new());
+    let service = api::monitor::router(Arc::clone(app)).into_make_service();
+    Ok(tokio::spawn(async move {
+        bounded(server).handle(handle).serve(service).await
+    }))
+}
+
+/// Bounds what a caller can hold without saying anything: HTTP/1.1 only, headers within a deadline and a size.
+fn bounded<A>(server: axum_server::Server<SocketAddr, A>) -> axum_server::Server<SocketAddr, A> {
+    let mut server = server.http1_only();
+    server
+        .http_builder()
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_DEADLINE)
+        .max_buf_size(HEADER_MAX_BYTES);
+    server
+}
+
+/// Reads the configuration and the certificate again; on any mistake the old ones stay, and the log says why.
+async fn reload(app: &App, config_dir: &Path, rustls: &RustlsConfig, manager: &ServiceManager) {
+    manager.reloading();
+    let loaded = config::load(config_dir).map_err(|mistakes| mistakes.to_string());
+    let loaded = loaded.and_then(|config| {
+        let tls = tls::load(&config.server, &config.state_dir, Timestamp::now())
+            .map_err(|error| error_chain(&error))?;
+        app.settings
+            .replace(config)
+            .map_err(|error| error_chain(&error))?;
+        Ok(tls)
+    });
+    match loaded {
+        Ok(tls) => {
+            rustls.reload_from_config(tls.config);
+            if let Err(error) = stand(app).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "project gauges not refreshed"
+                );
+            }
+            tracing::info!("configuration reloaded");
+        }
+        Err(mistakes) => {
+            app.metrics.reload_failed();
+            tracing::error!(
+                mistakes,
+                "the configuration was not reloaded: the old one stays in force"
+            );
+        }
+    }
+    manager.ready(&serving(app));
+}
+
+/// An error and its causes on one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error.to_string())
+        .chain(causes.map(ToString::to_string))
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, ServeError> {
+        let listen = |kind| signal(kind).map_err(ServeError::Signals);
+        Ok(Self {
+            hangup: listen(SignalKind::hangup())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+}

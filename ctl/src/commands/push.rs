@@ -1,0 +1,112 @@
+//! `push`: from arguments and `deploy.toml` to the images that are asked for.
+
+use deploy_proto::exit_code::ExitCode;
+use deploy_proto::image::ImageRef;
+use deploy_proto::names::Version;
+use deploy_proto::push::{CHANGES_MAX, Change, Push};
+use deploy_proto::release::DeploymentKind;
+
+use super::Session;
+use super::deployment::{self, Order};
+use crate::cli;
+use crate::error::Error;
+use crate::render::human::called;
+use crate::target::Target;
+
+pub(super) async fn run(session: &Session, arguments: &cli::Push) -> Result<ExitCode, Error> {
+    let target = Target::resolve(&session.globals, &session.caller)?;
+    let images = changes(arguments, &target)?;
+    let id = match &arguments.following.id {
+        Some(id) => id.clone(),
+        None => session.surroundings.draw_id()?,
+    };
+    let what = called(
+        arguments.version.as_ref(),
+        images.iter().map(|change| &change.image),
+    );
+    let order = Order {
+        command: "push",
+        kind: DeploymentKind::Push,
+        id: id.clone(),
+        version: arguments.version.as_ref(),
+        path: "/deployments",
+        plan_path: "/plan",
+        question: format!("Deploy {what} to {}?", target.place()),
+        body: Push {
+            id,
+            images,
+            version: arguments.version.clone(),
+            queue: arguments.queue,
+            accept_edits: arguments.accept_edits,
+            source: session.caller.source.clone(),
+        },
+    };
+    deployment::run(session, &target, &order, &arguments.following, arguments.dry_run).await
+}
+
+/// The images of `--set` and `--image`; without these every image of `deploy.toml` with the version as its tag.
+fn changes(arguments: &cli::Push, target: &Target) -> Result<Vec<Change>, Error> {
+    let set = arguments.set.iter().map(|(service, image)| Change {
+        service: Some(service.clone()),
+        image: image.clone(),
+    });
+    let by_repository = arguments.image.iter().map(|image| Change {
+        service: None,
+        image: image.clone(),
+    });
+    let named: Vec<_> = set.chain(by_repository).collect();
+    let changes = match (named.is_empty(), &arguments.version) {
+        (false, _) => named,
+        (true, Some(version)) => versioned(version, target)?,
+        (true, None) => {
+            return Err(Error::usage(
+                "nothing is named to deploy",
+                "give -v VERSION, --set SERVICE=IMAGE or --image IMAGE",
+            ));
+        }
+    };
+    if changes.len() > CHANGES_MAX {
+        return Err(Error::usage(
+            format!("one push names at most {CHANGES_MAX} images"),
+            "split it into several",
+        ));
+    }
+    if let Some(twice) = changes.iter().enumerate().find_map(|(index, change)| {
+        let service = change.service.as_ref()?;
+        changes
+            .iter()
+            .skip(index + 1)
+            .any(|other| other.service.as_ref() == Some(service))
+            .then_some(service)
+    }) {
+        return Err(Error::usage(
+            format!("{twice} is set twice"),
+            "name each service once",
+        ));
+    }
+    Ok(changes)
+}
+
+fn versioned(version: &Version, target: &Target) -> Result<Vec<Change>, Error> {
+    if target.images.is_empty() {
+        return Err(Error::usage(
+            format!("-v {version} names a tag, but there are no [images] in deploy.toml to give it to"),
+            "add [images] with SERVICE = \"REPOSITORY\", or name images with --set or --image",
+        ));
+    }
+    target
+        .images
+        .iter()
+        .map(|(service, repository)| {
+            let image: ImageRef = format!("{repository}:{version}").parse().map_err(
+                |error: deploy_proto::image::BadImage| {
+                    Error::usage(error.to_string(), "correct [images] in deploy.toml")
+                },
+            )?;
+            Ok(Change {
+                service: Some(service.clone()),
+                image,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,370 @@
+//! What runs, what ran, and how it is: `status`, `health` and `history`.
+
+use std::time::Duration;
+
+use deploy_proto::event::Ending;
+use deploy_proto::image::{Digest, ImageRef};
+use deploy_proto::push::Source;
+use deploy_proto::release::{
+    DeploymentKind, DeploymentView, History, ProjectHealth, ProjectStatus, ReleaseState, ReleaseView,
+    ServiceHealth, ServiceStatus,
+};
+use jiff::Timestamp;
+
+use super::called;
+use crate::render::text::{Paint, ago, clean, columns, took};
+
+/// The lines of `status`.
+pub(crate) fn status(status: &ProjectStatus, host: &str, now: Timestamp, paint: Paint) -> Vec<String> {
+    let heading = format!("{} on {host}", status.project);
+    let mut lines = vec![match &status.release {
+        Some(release) => format!("{}: {}", paint.bold(&heading), release_line(release, now)),
+        None => format!("{}: no release is recorded yet", paint.bold(&heading)),
+    }];
+    lines.extend(services(&status.services, paint));
+    if let Some(running) = &status.running {
+        let (id, phase) = (&running.id, running.phase.as_str());
+        lines.push(format!(
+            "  {} deployment {id} is under way: {phase}",
+            paint.warn("…")
+        ));
+    }
+    let last = status
+        .last
+        .as_ref()
+        .and_then(|last| Some((last, last.outcome.as_ref()?)));
+    if let Some((last, outcome)) = last
+        && !matches!(outcome.result, Ending::Live | Ending::Unchanged)
+    {
+        let why = outcome.problem.as_ref().map(|problem| clean(&problem.detail));
+        let what = format!("last deployment {} {}", last.id, ending(outcome.result));
+        lines.push(format!(
+            "  {} {what}: {}",
+            paint.warn("!"),
+            why.unwrap_or_default()
+        ));
+    }
+    let attention = status.attention.iter();
+    lines.extend(attention.map(|text| format!("  {} {}", paint.bad("!"), clean(text))));
+    lines
+}
+
+/// The lines of `health`.
+pub(crate) fn health(health: &ProjectHealth, host: &str, paint: Paint) -> Vec<String> {
+    let release = health
+        .release
+        .map(|release| format!(" (release {release})"))
+        .unwrap_or_default();
+    let (mark, word) = if health.healthy {
+        (paint.good("✔"), "healthy")
+    } else {
+        (paint.bad("✖"), "NOT healthy")
+    };
+    let mut lines = vec![format!("{mark} {} on {host} is {word}{release}", health.project)];
+    lines.extend(services(&health.services, paint));
+    lines
+}
+
+/// The lines of `history`.
+pub(crate) fn history(history: &History, host: &str, now: Timestamp, paint: Paint) -> Vec<String> {
+    let mut lines = vec![paint.bold(&format!("{} on {host}", history.project))];
+    if history.deployments.is_empty() && history.releases.is_empty() {
+        lines.push("  nothing was deployed yet".to_owned());
+        return lines;
+    }
+    let header = ["RELEASE", "VERSION", "STATE", "RECORDED", "BY", "COMMIT"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(history.releases.iter().map(|release| release_row(release, now)));
+    lines.extend(table(&rows, paint));
+    let header = ["DEPLOYMENT", "WHAT", "ENDED", "ACCEPTED", "TOOK", "BY", "WHY"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(
+        history
+            .deployments
+            .iter()
+            .map(|deployment| deployment_row(deployment, now)),
+    );
+    if !history.deployments.is_empty() {
+        lines.push(String::new());
+        lines.extend(table(&rows, paint));
+    }
+    lines
+}
+
+fn release_line(release: &ReleaseView, now: Timestamp) -> String {
+    let version = release_called(release);
+    let by = release
+        .key
+        .as_ref()
+        .map_or_else(|| "found on the host".to_owned(), |key| format!("by {key}"));
+    let from = match source(&release.source) {
+        text if text.is_empty() => text,
+        text => format!(" from {text}"),
+    };
+    format!(
+        "release {} ({version}), {}, {by}{from}",
+        release.number,
+        ago(release.created_at, now)
+    )
+}
+
+fn release_called(release: &ReleaseView) -> String {
+    let changed = release.services.iter().filter(|service| service.changed);
+    called(release.version.as_ref(), changed.map(|service| &service.image))
+}
+
+fn release_row(release: &ReleaseView, now: Timestamp) -> Vec<String> {
+    let state = match release.state {
+        ReleaseState::Deploying => "deploying",
+        ReleaseState::Live => "live",
+        ReleaseState::Replaced => "replaced",
+        ReleaseState::Failed => "failed",
+    };
+    let key = release.key.as_ref();
+    vec![
+        release.number.to_string(),
+        release_called(release),
+        state.to_owned(),
+        ago(release.created_at, now),
+        key.map_or_else(|| "(found)".to_owned(), ToString::to_string),
+        commit(&release.source).unwrap_or_default(),
+    ]
+}
+
+fn deployment_row(deployment: &DeploymentView, now: Timestamp) -> Vec<String> {
+    let arrow = |number: Option<_>| {
+        number.map_or_else(
+            || "?".to_owned(),
+            |number: deploy_proto::names::ReleaseNumber| number.to_string(),
+        )
+    };
+    let kind = match deployment.kind {
+        DeploymentKind::Push => "push",
+        DeploymentKind::Rollback => "rollback",
+    };
+    let outcome = deployment.outcome.as_ref();
+    let problem = outcome.and_then(|outcome| outcome.problem.as_ref());
+    vec![
+        deployment.id.to_string(),
+        format!("{kind} {} -> {}", arrow(deployment.from), arrow(deployment.to)),
+        outcome
+            .map_or(deployment.phase.as_str(), |outcome| ending(outcome.result))
+            .to_owned(),
+        ago(deployment.accepted_at, now),
+        outcome
+            .map(|outcome| took(Duration::from_millis(outcome.elapsed_ms)))
+            .unwrap_or_default(),
+        deployment.key.to_string(),
+        problem.map(|problem| clean(&problem.detail)).unwrap_or_default(),
+    ]
+}
+
+fn ending(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Live => "live",
+        Ending::Unchanged => "unchanged",
+        Ending::Refused => "refused",
+        Ending::RolledBack => "rolled back",
+        Ending::Stuck => "STUCK",
+    }
+}
+
+fn services(services: &[ServiceStatus], paint: Paint) -> Vec<String> {
+    let header = ["SERVICE", "IMAGE", "DIGEST", "HEALTH"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(services.iter().map(service_row));
+    let mut lines = table(&rows, paint);
+    for (line, service) in lines.iter_mut().skip(1).zip(services) {
+        *line = match service.health {
+            ServiceHealth::Healthy => std::mem::take(line),
+            ServiceHealth::Starting => paint.warn(line),
+            ServiceHealth::Unhealthy | ServiceHealth::Missing => paint.bad(line),
+        };
+    }
+    lines
+}
+
+fn service_row(service: &ServiceStatus) -> Vec<String> {
+    let health = match service.health {
+        ServiceHealth::Healthy => "healthy",
+        ServiceHealth::Starting => "starting",
+        ServiceHealth::Unhealthy => "UNHEALTHY",
+        ServiceHealth::Missing => "MISSING",
+    };
+    let detail = clean(&service.detail);
+    let health = match detail.strip_prefix(health) {
+        Some(_) => detail,
+        None if detail.is_empty() => health.to_owned(),
+        None => format!("{health}: {detail}"),
+    };
+    let image = service.image.as_ref().map(ImageRef::without_digest);
+    let mut row = vec![
+        service.service.to_string(),
+        image.map_or_else(|| "-".to_owned(), |image| image.to_string()),
+        service
+            .digest
+            .as_ref()
+            .map(Digest::short)
+            .unwrap_or("-")
+            .to_owned(),
+        health,
+    ];
+    if !service.managed
+        && let Some(health) = row.last_mut()
+    {
+        health.push_str("  (not deployed from here)");
+    }
+    row
+}
+
+/// The commit's first seven digits and the actor.
+fn source(source: &Source) -> String {
+    let parts = [commit(source), source.actor.as_deref().map(clean)];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    parts.join(" by ")
+}
+
+fn commit(source: &Source) -> Option<String> {
+    const SHOWN: usize = 7;
+    let commit = source.commit.as_ref()?;
+    Some(clean(&commit.chars().take(SHOWN).collect::<String>()))
+}
+
+fn table(rows: &[Vec<String>], paint: Paint) -> Vec<String> {
+    let mut lines: Vec<_> = columns(rows).iter().map(|line| format!("  {line}")).collect();
+    if let Some(header) = lines.first_mut() {
+        *header = paint.dim(header);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use deploy_proto::event::PhaseName;
+    use deploy_proto::names::{DeploymentId, ReleaseNumber};
+    use deploy_proto::release::ReleasedService;
+
+    use super::super::samples::{DIGEST, rolled_back};
+    use super::*;
+
+    const PLAIN: Paint = Paint { on: false };
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(100_000).unwrap()
+    }
+
+    fn release() -> ReleaseView {
+        ReleaseView {
+            number: ReleaseNumber(41),
+            state: ReleaseState::Live,
+            version: None,
+            created_at: Timestamp::from_second(90_000).unwrap(),
+            key: Some("github-shop".parse().unwrap()),
+            source: Source {
+                commit: Some("3f9c1ab4d2".into()),
+                run_url: None,
+                actor: Some("kim".into()),
+            },
+            services: vec![ReleasedService {
+                service: "web".parse().unwrap(),
+                image: "acme/web:v1.4.1".parse().unwrap(),
+                changed: true,
+            }],
+        }
+    }
+
+    fn failed() -> DeploymentView {
+        DeploymentView {
+            id: DeploymentId::from_bits(0xabc),
+            project: "shop".parse().unwrap(),
+            kind: DeploymentKind::Push,
+            key: "github-shop".parse().unwrap(),
+            source: Source::default(),
+            from: Some(ReleaseNumber(41)),
+            to: Some(ReleaseNumber(42)),
+            version: None,
+            accepted_at: Timestamp::from_second(99_900).unwrap(),
+            phase: PhaseName::RolledBack,
+            ended_at: Some(now()),
+            outcome: Some(rolled_back()),
+        }
+    }
+
+    fn service(name: &str, health: ServiceHealth, detail: &str, managed: bool) -> ServiceStatus {
+        ServiceStatus {
+            service: name.parse().unwrap(),
+            image: Some(format!("acme/{name}:v1@{DIGEST}").parse().unwrap()),
+            digest: Some(DIGEST.parse().unwrap()),
+            health,
+            detail: detail.to_owned(),
+            managed,
+        }
+    }
+
+    #[test]
+    fn status_shows_release_services_and_what_needs_attention() {
+        let shown = status(
+            &ProjectStatus {
+                project: "shop".parse().unwrap(),
+                release: Some(release()),
+                services: vec![
+                    service("web", ServiceHealth::Healthy, "healthy for 3 days", true),
+                    service("db", ServiceHealth::Unhealthy, "exited (3)", false),
+                ],
+                running: None,
+                last: Some(failed()),
+                attention: vec!["docker-compose.yml was edited by hand".into()],
+            },
+            "web-1",
+            now(),
+            PLAIN,
+        );
+        assert_eq!(
+            shown.join("\n"),
+            "shop on web-1: release 41 (v1.4.1), 2 hours ago, by github-shop from 3f9c1ab by kim
+  SERVICE  IMAGE        DIGEST        HEALTH
+  web      acme/web:v1  4b1c07aeb1a4  healthy for 3 days
+  db       acme/db:v1   4b1c07aeb1a4  UNHEALTHY: exited (3)  (not deployed from here)
+  ! last deployment 0000000000000abc rolled back: web: GET http://127.0.0.1:8080/health gave 500, 12 times in 60s
+  ! docker-compose.yml was edited by hand"
+        );
+    }
+
+    #[test]
+    fn history_shows_releases_and_deployments_newest_first() {
+        let shown = history(
+            &History {
+                project: "shop".parse().unwrap(),
+                deployments: vec![failed()],
+                releases: vec![release()],
+            },
+            "web-1",
+            now(),
+            PLAIN,
+        );
+        assert_eq!(
+            shown.join("\n"),
+            "shop on web-1
+  RELEASE  VERSION  STATE  RECORDED     BY           COMMIT
+  41       v1.4.1   live   2 hours ago  github-shop  3f9c1ab
+
+  DEPLOYMENT        WHAT           ENDED        ACCEPTED      TOOK  BY           WHY
+  0000000000000abc  push 41 -> 42  rolled back  1 minute ago  22s   github-shop  web: GET http://127.0.0.1:8080/health gave 500, 12 times in 60s"
+        );
+    }
+
+    #[test]
+    fn health_says_it_in_the_first_line() {
+        let first_line = |healthy| {
+            let view = ProjectHealth {
+                project: "shop".parse().unwrap(),
+                healthy,
+                release: Some(ReleaseNumber(41)),
+                services: vec![],
+            };
+            health(&view, "web-1", PLAIN).first().unwrap().clone()
+        };
+        assert_eq!(first_line(true), "✔ shop on web-1 is healthy (release 41)");
+        assert_eq!(first_line(false), "✖ shop on web-1 is NOT healthy (release 41)");
+    }
+}

@@ -1,0 +1,240 @@
+//! What does not work is put back: the same bytes, the same images, checked, and told.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use deploy_proto::event::PhaseName;
+use deploy_tests::agent::{Agent, Settings};
+use deploy_tests::clinic::{Clinic, FIRST_VERSION};
+use deploy_tests::command::docker;
+use deploy_tests::images::{Mode, Registry};
+use deploy_tests::until::until;
+use deploy_tests::wire::Events;
+
+const SERVICE: &str = "auth_service";
+
+#[test]
+fn a_sick_image_is_rolled_back_to_the_same_bytes_even_when_the_old_tag_has_moved() -> Result<()> {
+    let registry = Registry::start()?;
+    let clinic = Clinic::start_only(&registry, &[SERVICE])?;
+    let agent = Agent::start_with(&clinic, Settings::default().project("wait", "\"4s\""))?;
+    let ctl = agent.ctl()?;
+    let databases = clinic.database_ids();
+    let (file, image) = (clinic.file(), clinic.image_id(SERVICE)?);
+
+    // The first push ever: the file names the old image by its tag alone, and that tag now means another image, here
+    // and at the registry.
+    clinic.push_version(SERVICE, Mode::Crash, FIRST_VERSION)?;
+    docker(["pull", "--quiet", &clinic.image(SERVICE, FIRST_VERSION)]).text()?;
+    clinic.push_version(SERVICE, Mode::Sick, "dev-51c0001")?;
+    let pushed = ctl.push(3, &[&clinic.set_argument(SERVICE, "dev-51c0001")], &[])?;
+    assert_eq!(
+        (pushed.result(), pushed.code()),
+        ("rolled_back".into(), "unhealthy".into())
+    );
+    assert_eq!(pushed.at("/outcome/sick_service"), SERVICE);
+    let lines = pushed.list("/outcome/log_lines");
+    let has_reason = |text: &str| {
+        lines
+            .iter()
+            .any(|line| line.as_str().is_some_and(|line| line.contains(text)))
+    };
+    assert!(has_reason("relation \"orders_v2\" does not exist"), "{lines:?}");
+    assert_eq!(clinic.file(), file);
+    assert_eq!(clinic.image_id(SERVICE)?, image);
+    assert_eq!(clinic.service_version(SERVICE)?, FIRST_VERSION);
+
+    // As a person sees it.
+    let shown = ctl.expect(
+        3,
+        &["push", "--set", &clinic.set_argument(SERVICE, "dev-51c0001")],
+    )?;
+    let shown = shown
+        .says("was rolled back")?
+        .says("orders_v2")?
+        .says("(exit 3)")?;
+    shown.says("deployctl logs")?;
+    assert_eq!((clinic.file(), clinic.image_id(SERVICE)?), (file, image));
+    assert_eq!(clinic.database_ids(), databases);
+    Ok(())
+}
+
+#[test]
+fn a_crash_is_noticed_at_once_and_not_at_the_end_of_wait() -> Result<()> {
+    let registry = Registry::start()?;
+    let clinic = Clinic::start_only(&registry, &[SERVICE])?;
+    let agent = Agent::start_with(&clinic, Settings::default().project("wait", "\"60s\""))?;
+    let ctl = agent.ctl()?;
+    let file = clinic.file();
+    for (mode, tag) in [
+        (Mode::Crash, "dev-dead001"),
+        (Mode::CrashLater(Duration::from_millis(700)), "dev-dead002"),
+    ] {
+        clinic.push_version(SERVICE, mode, tag)?;
+        let begun = Instant::now();
+        let pushed = ctl.push(3, &[&clinic.set_argument(SERVICE, tag)], &[])?;
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{tag}: {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(pushed.result(), "rolled_back");
+        assert!(
+            pushed.at("/outcome/log_lines").contains("FATAL giving up"),
+            "{pushed:?}"
+        );
+        assert_eq!(clinic.file(), file);
+        assert_eq!(clinic.service_version(SERVICE)?, FIRST_VERSION);
+    }
+    // What starts slowly is not sick: it has the whole of `wait`.
+    clinic.push_version(SERVICE, Mode::SlowStart(Duration::from_secs(4)), "dev-510b001")?;
+    let pushed = ctl.push(0, &[&clinic.set_argument(SERVICE, "dev-510b001")], &[])?;
+    assert_eq!(pushed.result(), "live");
+    Ok(())
+}
+
+#[test]
+fn a_rollback_that_is_asked_for_goes_where_it_is_asked_to_and_needs_no_registry() -> Result<()> {
+    let registry = Registry::start()?;
+    let clinic = Clinic::start_only(&registry, &[SERVICE])?;
+    let agent = Agent::start_with(&clinic, Settings::default().project("wait", "\"6s\""))?;
+    let ctl = agent.ctl()?;
+    let first_file = clinic.file();
+    let mut releases = Vec::new();
+    let mut files = vec![first_file];
+    for tag in ["dev-a000001", "dev-a000002", "dev-a000003"] {
+        clinic.push_version(SERVICE, Mode::Good, tag)?;
+        let pushed = ctl.push(0, &[&clinic.set_argument(SERVICE, tag)], &["-v", tag])?;
+        releases.push(pushed.at("/outcome/release"));
+        files.push(clinic.file());
+    }
+    let images = || Ok::<_, anyhow::Error>((clinic.service_version(SERVICE)?, clinic.file()));
+    // A moved tag changes nothing in what a release is, and neither does a registry that is gone.
+    clinic.push_version(SERVICE, Mode::Crash, "dev-a000002")?;
+    registry.stop();
+
+    ctl.expect(0, &["rollback", "--dry-run"])?.says("dev-a000002")?;
+    assert_eq!(
+        images()?,
+        ("dev-a000003".into(), files.last().cloned().unwrap_or_default())
+    );
+    let back = ctl.json(0, &["rollback"])?;
+    assert_eq!(back.result(), "live");
+    assert_eq!(
+        images()?,
+        ("dev-a000002".into(), files.get(2).cloned().unwrap_or_default())
+    );
+    ctl.json(0, &["rollback", "--to", "dev-a000003"])?;
+    assert_eq!(images()?.0, "dev-a000003");
+    let to = releases.first().cloned().unwrap_or_default();
+    ctl.json(0, &["rollback", "--to", &to])?;
+    assert_eq!(
+        images()?,
+        ("dev-a000001".into(), files.get(1).cloned().unwrap_or_default())
+    );
+    // Everything that ran before can be gone back to, the state that the agent found too.
+    ctl.json(0, &["rollback", "--to", "1"])?;
+    assert_eq!(
+        images()?,
+        (FIRST_VERSION.into(), files.first().cloned().unwrap_or_default())
+    );
+    assert_eq!(
+        ctl.json(9, &["rollback", "--to", "99"])?.code(),
+        "unknown_release"
+    );
+    assert_eq!(
+        ctl.json(9, &["rollback", "--to", "v9.9.9"])?.code(),
+        "unknown_release"
+    );
+
+    // Sick, and the registry goes away while it is watched.
+    registry.resume()?;
+    clinic.push_version(SERVICE, Mode::Sick, "dev-51c0001")?;
+    let set = clinic.set_argument(SERVICE, "dev-51c0001");
+    let id = "00000000000000aa";
+    let pushing = ctl.spawn(&["push", "--set", &set, "--id", id])?;
+    let mut events = until("it is accepted", Duration::from_secs(20), || {
+        Ok(Events::follow(&agent, &ctl.private_key()?, id, None).ok())
+    })?;
+    events.reach(PhaseName::Watching)?;
+    registry.stop();
+    pushing.end()?.expect(3)?;
+    assert_eq!(
+        images()?,
+        (FIRST_VERSION.into(), files.first().cloned().unwrap_or_default())
+    );
+    registry.resume()?;
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_put_back_is_stuck_and_says_so_after_a_restart_too() -> Result<()> {
+    let registry = Registry::start()?;
+    let clinic = Clinic::start_only(&registry, &[SERVICE])?;
+    let settings = Settings::default().project("wait", "\"6s\"");
+    let mut agent = Agent::start_with(&clinic, settings)?;
+    let ctl = agent.ctl()?;
+    let old = clinic.image_id(SERVICE)?;
+    clinic.push_version(SERVICE, Mode::Sick, "dev-51c0001")?;
+    let id = "00000000000000bb";
+    let set = clinic.set_argument(SERVICE, "dev-51c0001");
+    let pushing = ctl.spawn(&["push", "--set", &set, "--id", id])?;
+    let mut events = until("it is accepted", Duration::from_secs(20), || {
+        Ok(Events::follow(&agent, &ctl.private_key()?, id, None).ok())
+    })?;
+    events.reach(PhaseName::Watching)?;
+    // The old image is lost, here and at the registry.
+    registry.stop();
+    docker(["rmi", "--force", &old]).text()?;
+    let said = pushing.end()?.expect(6)?.says("a person is needed")?;
+    said.says("(exit 6)")?;
+
+    let attention = |agent: &Agent| -> Result<()> {
+        let status = agent.ctl()?.json(0, &["status"])?;
+        assert!(!status.list("/attention").is_empty(), "{status:?}");
+        Ok(())
+    };
+    attention(&agent)?;
+    agent.restart()?;
+    attention(&agent)?;
+    let logged = agent.log().to_lowercase();
+    assert!(
+        logged.contains("stuck") || logged.contains("attention"),
+        "{logged}"
+    );
+
+    // A good push gets out of it.
+    registry.resume()?;
+    clinic.push_version(SERVICE, Mode::Good, "dev-900d001")?;
+    let pushed = ctl.push(
+        0,
+        &[&clinic.set_argument(SERVICE, "dev-900d001")],
+        &["--accept-edits"],
+    )?;
+    assert_eq!(pushed.result(), "live");
+    assert_eq!(clinic.service_version(SERVICE)?, "dev-900d001");
+    Ok(())
+}
+
+#[test]
+fn one_sick_service_takes_the_whole_release_back() -> Result<()> {
+    let registry = Registry::start()?;
+    let clinic = Clinic::start_only(&registry, &["user_service"])?;
+    for order in ["together", "one-by-one"] {
+        let settings = Settings::default()
+            .project("order", &format!("\"{order}\""))
+            .project("wait", "\"5s\"");
+        let agent = Agent::start_with(&clinic, settings)?;
+        let file = clinic.file();
+        let both =
+            || Ok::<_, anyhow::Error>([SERVICE, "user_service"].map(|service| clinic.image_id(service).ok()));
+        let images = both()?;
+        clinic.push_version(SERVICE, Mode::Good, "dev-a000001")?;
+        clinic.push_version("user_service", Mode::Sick, "dev-a000001")?;
+        let set = [SERVICE, "user_service"].map(|service| clinic.set_argument(service, "dev-a000001"));
+        let pushed = agent.ctl()?.push(3, &set.each_ref().map(String::as_str), &[])?;
+        assert_eq!(pushed.at("/outcome/sick_service"), "user_service", "{order}");
+        assert_eq!((clinic.file(), both()?), (file, images), "{order}");
+    }
+    Ok(())
+}
