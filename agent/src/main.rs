@@ -39,13 +39,20 @@ enum Command {
 struct Failed {
     causes: String,
     hint: Option<String>,
+    exit_code: u8,
 }
+
+/// Something went wrong that may go right the next time.
+const UNEXPECTED: u8 = 1;
+/// A person has to change the configuration first: systemd does not start the agent again for it.
+const CONFIGURATION: u8 = 2;
 
 impl Failed {
     fn new(error: &dyn Error, hint: Option<String>) -> Self {
         Self {
             causes: serve::error_chain(error),
             hint,
+            exit_code: UNEXPECTED,
         }
     }
 }
@@ -57,11 +64,12 @@ fn main() -> ExitCode {
         None => run(&arguments.config),
         Some(Command::Serve(config)) => run(&config),
         Some(Command::Add(args)) => register(&args),
-        Some(Command::Check(args)) => {
-            check::check(&args, Timestamp::now(), out).map_err(|error| Failed::new(&error, None))
-        }
+        Some(Command::Check(args)) => check::check(&args, Timestamp::now(), out).map_err(|error| Failed {
+            exit_code: CONFIGURATION,
+            ..Failed::new(&error, error.hint())
+        }),
         Some(Command::Pin(args)) => {
-            pin::pin(&args, Timestamp::now(), out).map_err(|error| Failed::new(&error, None))
+            pin::pin(&args, Timestamp::now(), out).map_err(|error| Failed::new(&error, error.hint()))
         }
     };
     match done {
@@ -77,7 +85,7 @@ fn main() -> ExitCode {
                 "deploy-agent: failed to {}{hint}",
                 failed.causes
             ));
-            ExitCode::FAILURE
+            ExitCode::from(failed.exit_code)
         }
     }
 }
@@ -88,6 +96,7 @@ fn run(folder: &ConfigFolder) -> Result<(), Failed> {
     let config = config::load(&folder.path).map_err(|mistakes| Failed {
         causes: format!("use the configuration in {}\n{mistakes}", folder.path.display()),
         hint: None,
+        exit_code: CONFIGURATION,
     })?;
     // An error means that a provider is set already, and ring is the only one in this build.
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -97,12 +106,10 @@ fn run(folder: &ConfigFolder) -> Result<(), Failed> {
     let manager = manager.map_err(|error| Failed {
         causes: format!("connect to systemd: {error}"),
         hint: None,
+        exit_code: CONFIGURATION,
     })?;
     let served = runtime()?.block_on(serve::run(config, &folder.path, environment(), manager));
-    served.map_err(|error| Failed {
-        hint: error.hint(),
-        causes: serve::error_chain(&error),
-    })
+    served.map_err(|error| Failed::new(&error, error.hint()))
 }
 
 /// Registers a project. The host's configuration may not be there yet, so Docker is looked for where it always is.
@@ -115,10 +122,7 @@ fn register(args: &add::Args) -> Result<(), Failed> {
         docker_socket: PathBuf::from(config::DEFAULT_DOCKER_SOCKET),
     };
     let added = runtime()?.block_on(add::add(args, &surroundings, &mut io::stdout()));
-    added.map_err(|error| Failed {
-        hint: error.hint(),
-        causes: serve::error_chain(&error),
-    })
+    added.map_err(|error| Failed::new(&error, error.hint()))
 }
 
 fn environment() -> Environment {
@@ -132,10 +136,7 @@ fn environment() -> Environment {
 /// One thread serves everything: the agent waits for Docker and for disks, it does not compute.
 fn runtime() -> Result<tokio::runtime::Runtime, Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failed {
-        causes: format!("start the runtime: {error}"),
-        hint: None,
-    })
+    runtime.map_err(|error| Failed::new(&error, None))
 }
 
 /// Logs to standard error, which systemd keeps: there without time and colour, which it adds itself.

@@ -183,7 +183,7 @@ impl<H: Host> Queue<H> {
 
     fn start(self: &Arc<Self>, deployment: Deployment) {
         let queue = Arc::clone(self);
-        drop(tokio::spawn(async move { queue.carry_out(deployment).await }));
+        drop(tokio::spawn(Box::pin(queue.carry_out(deployment))));
     }
 
     /// Carries a deployment out, and then whatever waits behind it.

@@ -299,8 +299,10 @@ async fn reload(app: &App, config_dir: &Path, rustls: &RustlsConfig, manager: &S
     manager.reloading();
     let loaded = config::load(config_dir).map_err(|mistakes| mistakes.to_string());
     let loaded = loaded.and_then(|config| {
-        let tls = tls::load(&config.server, &config.state_dir, Timestamp::now())
-            .map_err(|error| error_chain(&error))?;
+        let tls =
+            tls::load_existing(&config.server, &config.state_dir).map_err(|error| error_chain(&error))?;
+        // Never made anew here: callers have pinned the key that is in use.
+        let tls = tls.ok_or("the TLS key and certificate are gone from the state folder")?;
         app.settings
             .replace(config)
             .map_err(|error| error_chain(&error))?;

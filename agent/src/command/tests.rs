@@ -49,6 +49,8 @@ impl Host {
         std::fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
         let mut file = std::fs::File::create(self.path(name)).unwrap();
         std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+        std::fs::set_permissions(self.path(name), private).unwrap();
     }
 
     fn read(&self, name: &str) -> String {

@@ -10,12 +10,15 @@ use std::path::Path;
 
 use super::values::Refusal;
 
-/// What the mode of a file of the configuration may not have: write for group or others.
+/// What the mode of a file or folder of the configuration may not have: write for group or others.
 const AUTHORITY_FORBIDDEN: u32 = 0o022;
+/// What the mode of a file of the configuration may not have beside: read for others. It tells who may deploy what.
+const SECRECY_FORBIDDEN: u32 = 0o004;
 /// What the mode of a private key's file may not have: anything for group or others.
 const PRIVATE_FORBIDDEN: u32 = 0o077;
 
-/// Checks a file or folder of the configuration: owned by root or by the agent's user, writable by its owner alone.
+/// Checks a file or folder of the configuration: owned by root or by the agent's user, writable by its
+/// owner alone, and, a file, not readable by everybody.
 pub(super) fn authority(path: &Path, metadata: &Metadata) -> Result<(), Refusal> {
     trusted_owner(path, metadata.uid(), rustix::process::geteuid().as_raw())?;
     let mode = metadata.mode() & 0o7777;
@@ -23,6 +26,12 @@ pub(super) fn authority(path: &Path, metadata: &Metadata) -> Result<(), Refusal>
         return refuse(
             format!("mode {mode:04o} lets others write it, and so give anybody the right to deploy"),
             format!("chmod go-w {}", path.display()),
+        );
+    }
+    if metadata.is_file() && mode & SECRECY_FORBIDDEN != 0 {
+        return refuse(
+            format!("mode {mode:04o} lets everybody read who may deploy what"),
+            format!("chmod o-r {}", path.display()),
         );
     }
     Ok(())

@@ -35,7 +35,7 @@ impl Folder {
         let text = text.replace("@PUBLIC", PUBLIC).replace("@OTHER", OTHER_PUBLIC);
         let mut file = std::fs::File::create(self.path(name)).unwrap();
         std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
-        self.mode(name, 0o644);
+        self.mode(name, 0o640);
     }
 
     fn mode(&self, name: &str, mode: u32) {
@@ -263,7 +263,11 @@ fn files_that_others_can_write_and_keys_that_others_can_read_are_refused_with_th
             0o666,
             Some("agent.toml: mode 0666 lets others write it"),
         ),
-        ("agent.toml", 0o644, None),
+        (
+            "agent.toml",
+            0o644,
+            Some("agent.toml: mode 0644 lets everybody read who may deploy what"),
+        ),
         ("agent.toml", 0o640, None),
         ("agent.toml", 0o400, None),
         (
@@ -324,6 +328,7 @@ fn what_is_no_readable_text_is_a_mistake_too() {
     );
     let mut file = std::fs::File::create(folder.path("agent.toml")).unwrap();
     std::io::Write::write_all(&mut file, b"[server]\nx = '\xff'\n").unwrap();
+    folder.mode("agent.toml", 0o640);
     assert_eq!(
         folder.mistakes(),
         ["agent.toml:2: the file is not UTF-8 | save it as UTF-8"]

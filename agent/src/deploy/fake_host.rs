@@ -108,7 +108,6 @@ impl Host for FakeHost {
                 bytes: b"old".to_vec(),
             }],
             free_bytes: u64::MAX,
-            ..Facts::default()
         })
     }
 

@@ -11,6 +11,8 @@ pub struct Sample {
     pub state: ContainerState,
     /// How often the Engine has restarted it since the deployment began, all its containers together.
     pub restarts: u64,
+    /// The exit code of the run before the last restart, where an event of the Engine told it.
+    pub last_exit: Option<i64>,
     /// What its healthcheck says: the Engine's word and our own run of the same command.
     pub health: Health,
     /// Probes: `Ok`, or the first one that failed in words (`GET http://... gave 500`). `None` when it has none.
@@ -93,6 +95,11 @@ impl Judge {
         }
     }
 
+    /// Whether it was well at the last look, and has to stay so.
+    pub fn is_settling(&self) -> bool {
+        self.well_since.is_some()
+    }
+
     /// How long from then on the verdict stays the same unless something happens: until `settle` or `wait` is over.
     pub fn steady_for(&self, at: Duration) -> Duration {
         let end = match self.well_since {
@@ -172,10 +179,14 @@ fn condition(sample: &Sample) -> Condition {
         ContainerState::Exited { exit_code, .. } => {
             Condition::Sick(format!("it exited with code {exit_code}"))
         }
-        ContainerState::Running if sample.restarts > 0 => Condition::Sick(format!(
-            "it crashed and was restarted by the Engine ({})",
-            times(sample.restarts)
-        )),
+        ContainerState::Running if sample.restarts > 0 => {
+            let ended = match sample.last_exit {
+                Some(code) => format!("exited with code {code}"),
+                None => "crashed".to_owned(),
+            };
+            let times = times(sample.restarts);
+            Condition::Sick(format!("it {ended} and was restarted by the Engine ({times})"))
+        }
         ContainerState::Running => running(sample),
     }
 }
@@ -220,6 +231,7 @@ mod tests {
             at: Duration::from_millis(at_ms),
             state,
             restarts: 0,
+            last_exit: None,
             health,
             probes: None,
         }
@@ -284,8 +296,13 @@ mod tests {
         let mut first = sample(0, ContainerState::Running, Health::None);
         first.restarts = 1;
         assert_eq!(
-            last(&[first]),
+            last(&[first.clone()]),
             Verdict::Sick("it crashed and was restarted by the Engine (once)".to_owned())
+        );
+        first.last_exit = Some(3);
+        assert_eq!(
+            last(&[first]),
+            Verdict::Sick("it exited with code 3 and was restarted by the Engine (once)".to_owned())
         );
     }
 
@@ -299,8 +316,10 @@ mod tests {
             Health::Failing("no".into()),
         ));
         assert_eq!(judge.steady_for(ms(100)), ms(9_900));
+        assert!(!judge.is_settling());
         judge.see(&sample(300, ContainerState::Running, Health::Passing));
         assert_eq!(judge.steady_for(ms(800)), ms(1_500));
+        assert!(judge.is_settling());
         assert_eq!(judge.steady_for(ms(60_000)), Duration::ZERO);
     }
 

@@ -18,10 +18,10 @@ use super::support::{PASSWORD, Registry, USER, docker, engine, engine_with};
 const AMD64: &str = "amd64";
 
 fn trouble(error: Error) -> RegistryTrouble {
-    match error {
-        Error::Registry { trouble, .. } => trouble,
-        other => panic!("{other:?}"),
-    }
+    let Error::Registry { trouble, .. } = error else {
+        panic!("{error:?}")
+    };
+    trouble
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! One look at a service's containers: several containers become one state, one count of restarts, one health.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -9,6 +9,9 @@ use jiff::Timestamp;
 use crate::deploy::verdict::{ContainerState, Health, seconds};
 use crate::host::engine::{Container, Engine, EngineHealth, Healthcheck, Ran};
 
+/// How long a passed run counts: running a command in a container costs the host some 50 ms of work, and six services
+/// may settle at the same time.
+const PASS_HOLDS: Duration = Duration::from_millis(900);
 /// How much of a healthcheck's output is shown, in bytes.
 const SAID_MAX_BYTES: usize = 200;
 
@@ -72,11 +75,12 @@ impl Restarts {
     }
 }
 
-/// Runs healthchecks of containers, and remembers which of them never end: the Engine cannot end a command that it
-/// runs for us, so that each try would leave a process behind.
+/// Runs healthchecks of containers, and remembers by id which of them passed when, and which never end: the Engine
+/// cannot end a command that it runs for us, so that each try would leave a process behind.
 #[derive(Debug, Default)]
 pub(super) struct OwnChecks {
     endless: HashSet<String>,
+    passed: HashMap<String, Instant>,
 }
 
 impl OwnChecks {
@@ -91,13 +95,10 @@ impl OwnChecks {
         let running = containers
             .iter()
             .filter(|container| container.state == ContainerState::Running);
-        let endless = &self.endless;
+        let known = &*self;
         let seen = join_all(running.map(|container| async move {
-            let seen = match by_engine(container) {
+            let seen = match by_engine(container).or_else(|| known.health_of(&container.id)) {
                 Some(health) => Seen::Health(health),
-                None if endless.contains(&container.id) => Seen::Health(Health::Failing(
-                    "its command did not end, and the Engine has no verdict yet".to_owned(),
-                )),
                 None => run(engine, container, limit).await,
             };
             (container.id.clone(), seen)
@@ -107,6 +108,10 @@ impl OwnChecks {
         for (id, seen) in seen {
             let health = match seen {
                 Seen::Health(health) => health,
+                Seen::Passed => {
+                    self.passed.insert(id, Instant::now());
+                    Health::Passing
+                }
                 Seen::Endless(why) => {
                     self.endless.insert(id);
                     Health::Failing(why)
@@ -116,10 +121,22 @@ impl OwnChecks {
         }
         worst
     }
+
+    /// What an earlier run says; none when the healthcheck is to be run.
+    fn health_of(&self, id: &str) -> Option<Health> {
+        if self.endless.contains(id) {
+            let why = "its command did not end, and the Engine has no verdict yet";
+            return Some(Health::Failing(why.to_owned()));
+        }
+        let fresh = self.passed.get(id).is_some_and(|at| at.elapsed() < PASS_HOLDS);
+        fresh.then_some(Health::Passing)
+    }
 }
 
 enum Seen {
     Health(Health),
+    /// The command was run, and passed.
+    Passed,
     /// The command did not end.
     Endless(String),
 }
@@ -150,7 +167,7 @@ async fn run(engine: &Engine, container: &Container, limit: Duration) -> Seen {
     };
     let limit = limit.min(*timeout);
     match engine.exec(&container.id, argv, limit).await {
-        Ok(Ran::Ended { code: 0, .. }) => Seen::Health(Health::Passing),
+        Ok(Ran::Ended { code: 0, .. }) => Seen::Passed,
         Ok(Ran::Ended { code, output }) => Seen::Health(Health::Failing(match brief(&output) {
             said if said.is_empty() => format!("exit code {code}"),
             said => said,

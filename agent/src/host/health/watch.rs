@@ -1,7 +1,7 @@
 //! Watching services until all are well or one is sick: woken by the Engine's events, never by its healthcheck
 //! schedule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -16,12 +16,14 @@ use super::container::{OwnChecks, Restarts, by_engine, worse, worst_state};
 use super::{ENGINE_PATIENCE, Health, Terms, WatchError, WellService, probe};
 use crate::config::Project;
 use crate::deploy::verdict::{self, ContainerState, Judge, Limits, Sample, Verdict, seconds};
-use crate::host::engine::{Container, Engine, Error, EventKind};
+use crate::host::engine::{Container, ContainerEvent, Engine, Error, EventKind};
 
 /// The pause after the first look; it doubles with each look.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// The longest pause between two looks.
-const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two looks while a service is not well yet.
+const WAITING_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause while it settles: one that is well and sick by turns is not to be seen at its good times only.
+const SETTLING_PAUSE: Duration = Duration::from_millis(250);
 /// The shortest time that a look's checks get, however little is left of `wait`.
 const CHECKS_AT_LEAST: Duration = Duration::from_secs(1);
 /// The pause before the Engine's events are asked for again.
@@ -105,6 +107,32 @@ struct Wake {
     changed: Notify,
     /// A process ended: leave the checks that are being made, and look.
     died: Notify,
+    /// How containers ended last, by id: the next look may come after their restart.
+    exits: Mutex<HashMap<String, i64>>,
+}
+
+impl Wake {
+    fn take(&self, event: ContainerEvent) {
+        match event.kind {
+            EventKind::Died { exit_code } => {
+                if let Some(code) = exit_code {
+                    let mut exits = self.exits.lock().unwrap_or_else(PoisonError::into_inner);
+                    exits.insert(event.container, code);
+                }
+                self.died.notify_one();
+            }
+            EventKind::OutOfMemory => self.died.notify_one(),
+            EventKind::Started | EventKind::Health { .. } => {}
+        }
+        self.changed.notify_one();
+    }
+
+    fn last_exit(&self, containers: &[Container]) -> Option<i64> {
+        let exits = self.exits.lock().unwrap_or_else(PoisonError::into_inner);
+        containers
+            .iter()
+            .find_map(|container| exits.get(&container.id).copied())
+    }
 }
 
 /// Follows the Engine's events and wakes the watches. An Engine that is away is asked again; the watches notice by
@@ -119,14 +147,9 @@ async fn listen(
         // From the deployment's beginning on, and again after a break: a look too many costs little.
         if let Ok(mut events) = engine.events(project, terms.since).await {
             while let Some(Ok(event)) = events.next().await {
-                let Some(wake) = wakes.get(&event.service) else {
-                    continue;
-                };
-                match event.kind {
-                    EventKind::Died { .. } | EventKind::OutOfMemory => wake.died.notify_one(),
-                    EventKind::Started | EventKind::Health { .. } => {}
+                if let Some(wake) = wakes.get(&event.service) {
+                    wake.take(event);
                 }
-                wake.changed.notify_one();
             }
         }
         sleep(RESUBSCRIBE_PAUSE).await;
@@ -200,9 +223,14 @@ impl<'a> Watch<'a> {
                 shown = seen;
             }
             let steady_for = self.judge.steady_for(self.begun.elapsed());
+            let longest = if self.judge.is_settling() {
+                SETTLING_PAUSE
+            } else {
+                WAITING_PAUSE
+            };
             tokio::select! {
                 () = self.wake.changed.notified() => pause = FIRST_PAUSE,
-                () = sleep(pause.min(steady_for)) => pause = (pause * 2).min(LAST_PAUSE),
+                () = sleep(pause.min(longest).min(steady_for)) => pause = pause.min(longest) * 2,
             }
         }
     }
@@ -262,6 +290,7 @@ impl<'a> Watch<'a> {
             at: self.begun.elapsed(),
             state: worst_state(&containers),
             restarts: self.restarts.count(&containers),
+            last_exit: self.wake.last_exit(&containers),
             health: verdict::Health::None,
             probes: None,
         };
