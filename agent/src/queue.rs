@@ -200,7 +200,7 @@ impl<H: Host> Queue<H> {
             let mut pulse = self.heart.register("deployment");
             match pulse.while_doing(self.run_one(deployment).instrument(span)).await {
                 Ok(Ran::Ended(outcome)) => self.metrics.deployment_ended(&project, &outcome),
-                Ok(Ran::Interrupted) => break,
+                Ok(Ran::Interrupted) => return self.leave(&project).await,
                 Err(error) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
@@ -208,9 +208,10 @@ impl<H: Host> Queue<H> {
                     );
                     // A full channel means that the agent is stopping for this very reason already.
                     drop(self.fatal.try_send(error));
-                    break;
+                    return self.leave(&project).await;
                 }
             }
+            // Under one lock: once the slot is gone, another deployment of this project may have begun.
             let mut slots = self.slots.lock().await;
             next = slots.get_mut(&project).and_then(|slot| slot.waiting.take());
             match (&next, slots.get_mut(&project)) {
@@ -218,7 +219,11 @@ impl<H: Host> Queue<H> {
                 (Some(_) | None, _) => drop(slots.remove(&project)),
             }
         }
-        self.slots.lock().await.remove(&project);
+    }
+
+    /// Gives the project up while the agent stops: whatever waits stands in the journal.
+    async fn leave(&self, project: &ProjectName) {
+        self.slots.lock().await.remove(project);
     }
 
     async fn run_one(&self, deployment: Deployment) -> Result<Ran, HistoryError> {

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -228,8 +229,7 @@ impl Agent {
 
     /// Writes `agent.toml` from the settings.
     pub fn write_agent_file(&self) -> Result<()> {
-        fs::write(self.config_dir().join("agent.toml"), self.agent_file()?)?;
-        Ok(())
+        write_config(&self.config_dir().join("agent.toml"), &self.agent_file()?)
     }
 
     fn agent_file(&self) -> Result<String> {
@@ -293,7 +293,7 @@ impl Agent {
         for probe in &self.settings.probes {
             write!(new, "\n[[probe]]\n{probe}\n")?;
         }
-        Ok(fs::write(path, new)?)
+        write_config(&path, &new)
     }
 
     /// `projects.d/NAME.toml`.
@@ -548,6 +548,12 @@ impl Drop for Agent {
             eprintln!("{}", self.logs());
         }
     }
+}
+
+/// Writes a file of the configuration as an operator must: nothing in it is for everybody.
+pub fn write_config(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)?;
+    Ok(fs::set_permissions(path, Permissions::from_mode(0o640))?)
 }
 
 /// Sends a signal to one process.

@@ -380,8 +380,6 @@ fn a_key_may_do_what_the_host_says_and_no_more() -> Result<()> {
     assert_eq!(expired, unknown);
 
     let db = json!({ "id": "00000000000000d1", "images": [{ "service": "db", "image": "127.0.0.1:1/acme/db:v2" }] });
-    let by_repository =
-        json!({ "id": "00000000000000d2", "images": [{ "image": "127.0.0.1:1/acme/db:v2" }] });
     let other_image = json!({ "id": "00000000000000d3", "images": [{ "service": "web", "image": "127.0.0.1:1/acme/api:v2" }] });
     let rollback = json!({ "id": "00000000000000d4", "to": { "back": 1 } });
     let cases = [
@@ -424,12 +422,6 @@ fn a_key_may_do_what_the_host_says_and_no_more() -> Result<()> {
         (
             "another service",
             post(DEPLOYMENTS, &web_only, &db)?,
-            403,
-            "not_allowed",
-        ),
-        (
-            "another service, planned by repository",
-            post("/v1/projects/shop/plan", &web_only, &by_repository)?,
             403,
             "not_allowed",
         ),

@@ -163,7 +163,8 @@ fn killed_again_and_again_it_still_ends() -> Result<()> {
     let set = host.clinic.set_argument(SERVICE, "dev-900d001");
     host.ctl
         .expect(0, &["push", "--set", &set, "--id", id, "--detach"])?;
-    for _ in 0..6 {
+    // Five times in one phase would be a deployment that kills the agent; that one is given up.
+    for _ in 0..4 {
         host.agent.kill9_all()?;
         host.agent.resume()?;
     }

@@ -216,7 +216,8 @@ fn wanted_by_push(
     chosen.iter().map(wanted).collect()
 }
 
-/// The services of the target release that run something else now. Databases and whatever else is not on the
+/// The services of the target release that run something else now. One that ran neither then nor now stays away: it
+/// belongs to a profile, or somebody stopped it. Databases and whatever else is not on the
 /// project's allow-list were never this agent's to change, forward or back.
 fn wanted_by_rollback(
     project: &Project,
@@ -232,10 +233,19 @@ fn wanted_by_rollback(
         };
         (image.service.clone(), wanted)
     };
-    let managed = |image: &&ReleaseImage| {
-        facts.services.contains_key(&image.service) && policy::is_listed(project, image.image.repository())
+    let managed = |image: &&ReleaseImage| policy::is_listed(project, image.image.repository());
+    let runs = |image: &&ReleaseImage| {
+        let ran_then = image.image_id.is_some() || image.image.digest().is_some();
+        let facts = facts.services.get(&image.service);
+        facts.is_some_and(|facts| ran_then || facts.running.is_some())
     };
-    let all: BTreeMap<_, _> = target.images.iter().filter(managed).map(of).collect();
+    let all: BTreeMap<_, _> = target
+        .images
+        .iter()
+        .filter(managed)
+        .filter(runs)
+        .map(of)
+        .collect();
     let (changing, _same) = plan::changing(&all, facts);
     for service in &changing {
         scope.permits(service)?;
