@@ -184,6 +184,24 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Starts an agent of a project whose containers never run: for what needs no Engine. The project is `shop`, its
+    /// services `web` and `db`, and its registry does not exist.
+    pub fn start_without_containers(settings: Settings) -> Result<Self> {
+        let mut agent = Self::prepare("shop", settings)?;
+        agent.add(&agent.shop()?, "shop")?;
+        agent.resume()?;
+        Ok(agent)
+    }
+
+    /// Writes the Compose file of `shop` and returns its folder.
+    pub fn shop(&self) -> Result<PathBuf> {
+        let dir = self.home.path().join("shop");
+        fs::create_dir_all(&dir)?;
+        let file = "services:\n  web:\n    image: 127.0.0.1:1/acme/web:v1\n  db:\n    image: 127.0.0.1:1/acme/db:v1\n";
+        fs::write(dir.join("docker-compose.yml"), file)?;
+        Ok(dir)
+    }
+
     /// Lays the folder out and makes the caller's key; nothing is registered and nothing runs.
     pub fn prepare(project: &str, settings: Settings) -> Result<Self> {
         let programs = programs()?;
