@@ -1,7 +1,11 @@
 //! `make demo`: the main job on real containers, as a user would type it. Every command printed here is really run,
 //! and everything it prints is its own output.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a demo is for")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "printing is what a demo is for"
+)]
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Write as _};
