@@ -1,7 +1,9 @@
 //! Running the agent: resume what the journal holds, bind the two listeners, and stop without losing anything.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,10 +108,7 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let manager = Arc::new(manager);
     let state_dir = config.state_dir.clone();
-    std::fs::create_dir_all(&state_dir).map_err(|source| ServeError::StateDir {
-        path: state_dir.clone(),
-        source,
-    })?;
+    make_private(&state_dir)?;
     let history = History::open(&state_dir.join("history.db")).map_err(ServeError::History)?;
     let tls = tls::load(&config.server, &state_dir, Timestamp::now()).map_err(ServeError::Tls)?;
     // Bound before anything is resumed: a second agent by mistake ends here, and never acts beside the first.
@@ -162,6 +161,19 @@ pub async fn run(
     }
     fed.abort();
     failed.map_or(Ok(()), |error| Err(ServeError::History(error)))
+}
+
+/// Makes the state folder, for its owner alone: the releases in it hold the bytes of `.env` files.
+fn make_private(state_dir: &Path) -> Result<(), ServeError> {
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir);
+    let private = made.and_then(|()| std::fs::set_permissions(state_dir, Permissions::from_mode(0o700)));
+    private.map_err(|source| ServeError::StateDir {
+        path: state_dir.to_owned(),
+        source,
+    })
 }
 
 /// Puts the agent together; nothing runs yet.

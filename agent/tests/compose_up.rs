@@ -31,6 +31,7 @@ async fn tool(line: &str) -> String {
         )],
         dir: "/".into(),
         deadline: DEADLINE,
+        input: Vec::new(),
     };
     let output = run(&program)
         .await

@@ -251,6 +251,7 @@ async fn own_name(project: &Project, surroundings: &Surroundings) -> Result<Proj
         ],
         dir: project.dir.clone(),
         deadline: NAME_DEADLINE,
+        input: Vec::new(),
     };
     let output = process::run(&program).await?;
     let json = output.stdout.whole().ok_or(NameError::Output)?;

@@ -7,14 +7,15 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use deploy_proto::problem::{Code, Problem};
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Child;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin};
 
 /// Output beyond this much at the beginning of a stream is kept only as far as it is the end (`TAIL_MAX_BYTES`).
 /// A rendered project of a hundred services is about 200 KiB.
@@ -41,6 +42,8 @@ pub struct Program {
     pub dir: PathBuf,
     /// How long it may take.
     pub deadline: Duration,
+    /// What it reads on its standard input; empty for none.
+    pub input: Vec<u8>,
 }
 
 /// What a program wrote to one stream, in bounded memory.
@@ -146,6 +149,8 @@ pub enum ProcessError {
         status: ExitStatus,
         /// The end of its standard error.
         last_lines: Vec<String>,
+        /// Its standard output: some programs explain themselves there.
+        stdout: Captured,
     },
 }
 
@@ -175,7 +180,11 @@ pub async fn run(program: &Program) -> Result<Output, ProcessError> {
         source,
     })?;
     let mut output = Output::default();
-    let followed = tokio::time::timeout(program.deadline, follow(&mut running, &mut output)).await;
+    let followed = tokio::time::timeout(
+        program.deadline,
+        follow(&mut running, &program.input, &mut output),
+    )
+    .await;
     let status = match followed {
         Ok(Ok(status)) => status,
         Ok(Err(source)) => {
@@ -199,6 +208,7 @@ pub async fn run(program: &Program) -> Result<Output, ProcessError> {
         program: name,
         status,
         last_lines: output.stderr.last_lines(),
+        stdout: output.stdout,
     })
 }
 
@@ -224,7 +234,11 @@ fn start(program: &Program) -> std::io::Result<Running> {
         .env_clear()
         .envs(program.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(&program.dir)
-        .stdin(Stdio::null())
+        .stdin(if program.input.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -237,15 +251,17 @@ fn start(program: &Program) -> std::io::Result<Running> {
     Ok(Running { child, group })
 }
 
-async fn follow(running: &mut Running, output: &mut Output) -> std::io::Result<ExitStatus> {
+async fn follow(running: &mut Running, input: &[u8], output: &mut Output) -> std::io::Result<ExitStatus> {
+    let stdin = running.child.stdin.take();
     let stdout = running.child.stdout.take();
     let stderr = running.child.stderr.take();
     let reads = async {
-        let both = tokio::join!(
+        let all = tokio::join!(
+            feed(stdin, input),
             drain(stdout, &mut output.stdout),
             drain(stderr, &mut output.stderr)
         );
-        both.0.and(both.1)
+        all.0.and(all.1).and(all.2)
     };
     tokio::pin!(reads);
     let mut read = None;
@@ -266,6 +282,15 @@ async fn follow(running: &mut Running, output: &mut Output) -> std::io::Result<E
         }
     }
     Ok(status)
+}
+
+/// Writes the input and closes it. A program that ends without reading all of it is no error.
+async fn feed(stdin: Option<ChildStdin>, input: &[u8]) -> std::io::Result<()> {
+    let Some(mut stdin) = stdin else { return Ok(()) };
+    match stdin.write_all(input).await {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 async fn drain(stream: Option<impl AsyncRead + Unpin>, into: &mut Captured) -> std::io::Result<()> {

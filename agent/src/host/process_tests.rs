@@ -10,6 +10,7 @@ fn shell(script: &str, deadline: Duration) -> Program {
         environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
         dir: "/".into(),
         deadline,
+        input: Vec::new(),
     }
 }
 

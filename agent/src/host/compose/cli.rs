@@ -135,6 +135,7 @@ impl Compose {
                 environment: self.environment.clone(),
                 dir: project.dir.clone(),
                 deadline: CONFIG_DEADLINE,
+                input: Vec::new(),
             },
         }
     }
@@ -149,6 +150,7 @@ impl Compose {
             environment: self.environment.clone(),
             dir: PathBuf::from("/"),
             deadline: VERSION_DEADLINE,
+            input: Vec::new(),
         };
         match process::run(&program).await {
             Ok(output) => {

@@ -19,7 +19,7 @@ use tokio::io::AsyncReadExt;
 
 use super::error::shortened;
 use super::{Engine, Error, Result};
-use crate::host::process::{self, Program};
+use crate::host::process::{self, Captured, ProcessError, Program};
 
 /// The largest `config.json` that is read, in bytes; one with a hundred registries has 20 KiB.
 const CONFIG_MAX_BYTES: u64 = 1024 * 1024;
@@ -292,38 +292,50 @@ async fn ask_helper(name: &str, server: &str, logins: &Logins) -> Result<Option<
 }
 
 /// Runs `PROGRAM get` with the server's name on its standard input; answers what it printed and whether it ended well.
-///
-/// `process` gives programs no input and keeps no output of those that fail, so a constant script stands between;
-/// nothing is put into its text, the names are its arguments.
 async fn run_helper(
     program: &str,
     server: &str,
     logins: &Logins,
 ) -> std::result::Result<(Vec<u8>, bool), String> {
-    const SCRIPT: &str = r#"printf '%s' "$2" | "$1" get; printf '\n%s' "$?""#;
-    let shell = Program {
-        binary: "/bin/sh".into(),
-        arguments: ["-c", SCRIPT, "sh", program, server].map(OsString::from).into(),
+    let helper = Program {
+        binary: program.into(),
+        arguments: vec!["get".into()],
         environment: logins.environment.clone(),
         dir: "/".into(),
         deadline: HELPER_LIMIT,
+        input: server.as_bytes().to_vec(),
     };
-    let output = process::run(&shell).await.map_err(|error| error.to_string())?;
-    let said = output.stdout.whole().ok_or("it prints too much")?;
-    let end = said
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .ok_or("it was ended")?;
-    let (answer, status) = said.split_at(end);
-    if status == b"\n0" {
-        return Ok((answer.to_vec(), true));
+    let whole = |stdout: &Captured| {
+        stdout
+            .whole()
+            .map(<[u8]>::to_vec)
+            .ok_or("it prints too much".to_owned())
+    };
+    match process::run(&helper).await {
+        Ok(output) => Ok((whole(&output.stdout)?, true)),
+        Err(ProcessError::Failed {
+            stdout, last_lines, ..
+        }) => {
+            // Helpers print their errors to either stream.
+            let said = whole(&stdout)?;
+            let silent = said.trim_ascii().is_empty();
+            Ok((
+                if silent {
+                    last_lines.join(" | ").into_bytes()
+                } else {
+                    said
+                },
+                false,
+            ))
+        }
+        Err(
+            error
+            @ (ProcessError::Start { .. } | ProcessError::Follow { .. } | ProcessError::Deadline { .. }),
+        ) => Err(match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        }),
     }
-    // Helpers print their errors to either stream.
-    let mut answer = answer.to_vec();
-    if answer.trim_ascii().is_empty() {
-        answer = output.stderr.last_lines().join(" | ").into_bytes();
-    }
-    Ok((answer, false))
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use crate::error::Error;
 use crate::render::text::{Paint, clean, count, took};
 use crate::report::{Ended, HostReport, Report};
 
+/// How many of the sick service's lines a person is shown; `--json` and `deployctl logs` have the rest.
+const LOG_LINES_SHOWN: usize = 10;
+
 /// The last log lines of the sick service: the heading, and the lines that are not ours.
 pub(crate) fn log_lines(outcome: &Outcome) -> Option<(String, Vec<String>)> {
     if outcome.log_lines.is_empty() {
@@ -24,9 +27,15 @@ pub(crate) fn log_lines(outcome: &Outcome) -> Option<(String, Vec<String>)> {
         Ending::RolledBack => " before the rollback",
         Ending::Live | Ending::Unchanged | Ending::Refused | Ending::Stuck => "",
     };
-    let lines = outcome.log_lines.iter();
+    let all = outcome.log_lines.len();
+    let lines = outcome.log_lines.iter().skip(all.saturating_sub(LOG_LINES_SHOWN));
+    let of = if all > LOG_LINES_SHOWN {
+        format!(" ({LOG_LINES_SHOWN} of {all})")
+    } else {
+        String::new()
+    };
     Some((
-        format!("    {whose} last lines{when}:"),
+        format!("    {whose} last lines{when}{of}:"),
         lines.map(|line| format!("    | {}", clean(line))).collect(),
     ))
 }

@@ -109,6 +109,10 @@ fn release_line(release: &ReleaseView, now: Timestamp) -> String {
 }
 
 fn release_called(release: &ReleaseView) -> String {
+    if release.key.is_none() {
+        // Found, not deployed: nobody gave it a name.
+        return "as found".to_owned();
+    }
     let changed = release.services.iter().filter(|service| service.changed);
     called(release.version.as_ref(), changed.map(|service| &service.image))
 }
@@ -126,7 +130,7 @@ fn release_row(release: &ReleaseView, now: Timestamp) -> Vec<String> {
         release_called(release),
         state.to_owned(),
         ago(release.created_at, now),
-        key.map_or_else(|| "(found)".to_owned(), ToString::to_string),
+        key.map_or_else(|| "-".to_owned(), ToString::to_string),
         commit(&release.source).unwrap_or_default(),
     ]
 }

@@ -1,0 +1,21 @@
+# Everything here is complete on a bare Debian 12 machine with Rust: what is missing is installed by tests/setup.sh.
+.PHONY: demo test bench build
+
+# The main job on real containers, in under two minutes once built.
+demo:
+	@./tests/setup.sh
+	@cargo run --quiet --package deploy-tests --bin demo
+
+# Every promise, on a real Docker Engine. Two test programs' worth of threads: the Engine is the limit, not the processor.
+test:
+	@./tests/setup.sh
+	@./tests/sweep.sh
+	cargo test --workspace --no-fail-fast -- --test-threads=4
+
+# Side by side with an ssh one-liner on the same project.
+bench:
+	@./tests/setup.sh
+	@cargo run --quiet --release --package deploy-tests --bin bench
+
+build:
+	cargo build --release --package deploy-agent --package deployctl
