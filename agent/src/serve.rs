@@ -246,8 +246,9 @@ async fn stand(app: &App) -> Result<(), HistoryError> {
 /// The line that `systemctl status` shows.
 fn serving(app: &App) -> String {
     let config = app.settings.config();
+    let plural = if config.projects.len() == 1 { "" } else { "s" };
     format!(
-        "serves {} projects on {}",
+        "serves {} project{plural} on {}",
         config.projects.len(),
         config.server.listen
     )
