@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use deploy_proto::problem::{Code, Problem};
-use deploy_proto::push::Accepted;
+use deploy_proto::push::{Accepted, Rollback};
 use deploy_proto::release::PlanView;
 
 use super::problem::Refusal;
@@ -77,7 +77,8 @@ fn push_wish(app: &App, name: &str, verified: &Verified) -> Result<Wish, Refusal
 
 fn rollback_wish(app: &App, name: &str, verified: &Verified) -> Result<Wish, Refusal> {
     let project = project(app, verified, name)?;
-    let permitted = policy::permit(verified.key(), Action::Rollback, &project, verified.json()?)?;
+    let rollback: Rollback = verified.json()?;
+    let permitted = policy::permit(verified.key(), Action::Rollback, &project, rollback)?;
     let request = Request::Rollback(permitted.request().clone());
     Ok(Wish {
         project,
