@@ -16,5 +16,6 @@ pub mod metrics;
 pub mod policy;
 pub mod queue;
 pub mod serve;
+pub mod settings;
 pub mod systemd;
 pub mod tls;

@@ -9,11 +9,11 @@ use deploy_proto::problem::{Code, Problem};
 use tokio::sync::{Mutex, mpsc};
 use tracing::Instrument as _;
 
-use crate::app::Settings;
 use crate::deploy::port::Host;
 use crate::deploy::runner::{Ran, Runner};
 use crate::history::{Deployment, History, HistoryError};
 use crate::metrics::Metrics;
+use crate::settings::Settings;
 use crate::systemd::Heart;
 
 /// What became of a request to deploy.

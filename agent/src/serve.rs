@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::api;
-use crate::app::{App, Settings};
+use crate::app::App;
 use crate::config::{self, Config};
 use crate::deploy::feed::Feed;
 use crate::deploy::runner::Runner;
@@ -26,6 +26,7 @@ use crate::history::{History, HistoryError};
 use crate::host::{DockerHost, Environment};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
+use crate::settings::Settings;
 use crate::systemd::{Heart, ServiceManager};
 use crate::tls;
 
@@ -246,8 +247,9 @@ async fn stand(app: &App) -> Result<(), HistoryError> {
 /// The line that `systemctl status` shows.
 fn serving(app: &App) -> String {
     let config = app.settings.config();
+    let plural = if config.projects.len() == 1 { "" } else { "s" };
     format!(
-        "serves {} projects on {}",
+        "serves {} project{plural} on {}",
         config.projects.len(),
         config.server.listen
     )

@@ -195,7 +195,7 @@ images = [
 # wait = "60s"
 # settle = "7s"
 
-# How many releases can be rolled back to; their images stay on the disk.
+# How many releases shall be kept. Nothing is removed yet, older ones stay too.
 # keep = 10
 
 # What must stay free on Docker's disk after a pull.

@@ -144,10 +144,9 @@ fn project_lines(project: &Project) -> Vec<String> {
         format!("    images    {}{latest}", project.images.join(", ")),
         format!("    restarts  {order}, writes {pin}"),
         format!(
-            "    watches   up to {:?}, well for {:?}; keeps {}, leaves {} free",
+            "    watches   up to {:?}, well for {:?}; leaves {} free",
             project.wait,
             project.settle,
-            count(project.keep.try_into().unwrap_or(usize::MAX), "release"),
             bytes(project.min_free_bytes)
         ),
     ];

@@ -348,7 +348,7 @@ async fn a_good_configuration_is_summed_up_with_what_to_look_at() {
         "  github-clinic: push, rollback, status, logs in clinic, gone; until 2026-11-10 (5 days)",
         "2 projects in projects.d",
         "  x: @HEREsrv/x (what Compose finds)",
-        "    watches   up to 60s, well for 7s; keeps 10 releases, leaves 1 GiB free",
+        "    watches   up to 60s, well for 7s; leaves 1 GiB free",
         "look at",
         "  key github-clinic expires soon: make its successor (`deployctl keygen`)",
         "  key github-clinic names project gone, which this host does not have",

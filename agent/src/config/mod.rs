@@ -152,7 +152,7 @@ pub struct Project {
     pub wait: Duration,
     /// How long it must stay well.
     pub settle: Duration,
-    /// How many successful releases can be rolled back to.
+    /// How many successful releases shall be kept. Nothing is removed yet: all can be rolled back to.
     pub keep: u32,
     /// Free bytes that must remain on Docker's file system after a pull.
     pub min_free_bytes: u64,

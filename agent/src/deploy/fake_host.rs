@@ -9,8 +9,9 @@ use deploy_proto::image::{Digest, ImageRef};
 use deploy_proto::names::ServiceName;
 use deploy_proto::problem::{Code, Problem};
 
+use super::facts::{Facts, RunningFacts, ServiceFacts, SourceFile};
 use super::phase::{Action, Failure};
-use super::plan::{Edits, Facts, FileEdit, LineEdit, Plan, RunningFacts, ServiceFacts, SourceFile};
+use super::plan::{Edits, FileEdit, LineEdit, Plan};
 use super::port::{EditFailure, Host, LogTail, Progress, Summary};
 use crate::config::Project;
 

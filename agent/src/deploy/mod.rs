@@ -1,5 +1,10 @@
 //! Deciding: the state machine, the plan and the verdict are pure; the runner is the one loop that drives a `Host`.
 
+mod base64_bytes;
+pub mod choice;
+mod deadlines;
+mod ending;
+pub mod facts;
 #[cfg(test)]
 pub(crate) mod fake_host;
 pub mod feed;

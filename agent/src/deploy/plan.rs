@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use deploy_proto::image::{Digest, ImageRef};
 use deploy_proto::names::{ProjectName, ReleaseNumber, ServiceName};
 use deploy_proto::problem::{Code, Problem};
-use deploy_proto::push::Change;
 use deploy_proto::release::{PlanView, PlannedEdit, PlannedService};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Pin, Probe, ProbeCheck, Project};
-use crate::policy;
+use super::base64_bytes;
+use super::facts::{Facts, ServiceFacts, SourceFile};
+use crate::config::{Probe, ProbeCheck, Project};
 
 /// What a deployment will do. It is journaled, so that a restarted agent does the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,61 +108,6 @@ pub struct Edits {
     pub unpinned: BTreeSet<ServiceName>,
 }
 
-/// A project on its host, as it is before a deployment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Every service of the resolved Compose model.
-    pub services: BTreeMap<ServiceName, ServiceFacts>,
-    /// Every file that the model is made of, with its bytes.
-    pub files: Vec<SourceFile>,
-    /// Free bytes where the Engine keeps its images.
-    pub free_bytes: u64,
-}
-
-/// One file of a project.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceFile {
-    /// Absolute.
-    pub path: PathBuf,
-    /// All its bytes.
-    #[serde(with = "base64_bytes")]
-    pub bytes: Vec<u8>,
-}
-
-impl fmt::Debug for SourceFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SourceFile")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
-    }
-}
-
-/// One service, as it is before a deployment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServiceFacts {
-    /// The image that the model names; none when it is only built, or names no valid image.
-    pub image: Option<ImageRef>,
-    /// The services it depends on.
-    pub depends_on: Vec<ServiceName>,
-    /// Whether it has a healthcheck, in the Compose file or (as far as a container shows) in its image.
-    pub has_healthcheck: bool,
-    /// The fixed host ports it publishes.
-    pub fixed_ports: Vec<u16>,
-    /// What runs.
-    pub running: Option<RunningFacts>,
-}
-
-/// What a service runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunningFacts {
-    /// The local image id of its container (of the first, when it is scaled).
-    pub image_id: String,
-    /// The registry's digest of that image in the service's repository.
-    pub digest: Option<Digest>,
-    /// Whether every container of it runs (or is a one-shot that exited 0) and none is unhealthy.
-    pub is_well: bool,
-}
-
 /// What one service is to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -172,82 +117,6 @@ pub struct Wanted {
     pub written: ImageRef,
     /// The local id, where an earlier release recorded it.
     pub image_id: Option<String>,
-}
-
-/// Works out which services a push names, and with which image, checking that this key may push these services.
-///
-/// # Errors
-/// An unknown service, a repository that no service uses, one service named twice with different images, a service
-/// that is out of the key's scope.
-pub fn choose(
-    changes: &[Change],
-    facts: &Facts,
-    scope: &policy::ServiceScope,
-) -> Result<BTreeMap<ServiceName, ImageRef>, Problem> {
-    let mut chosen: BTreeMap<ServiceName, ImageRef> = BTreeMap::new();
-    for change in changes {
-        for service in named_by(change, facts)? {
-            scope.permits(&service)?;
-            match chosen.insert(service.clone(), change.image.clone()) {
-                Some(other) if other != change.image => {
-                    let both = format!(
-                        "service {service} is named twice, with {other} and with {}",
-                        change.image
-                    );
-                    return Err(Problem::new(Code::BadRequest, both).hint("name each service once"));
-                }
-                Some(_) | None => {}
-            }
-        }
-    }
-    Ok(chosen)
-}
-
-fn named_by(change: &Change, facts: &Facts) -> Result<Vec<ServiceName>, Problem> {
-    let all = || {
-        facts
-            .services
-            .keys()
-            .map(ServiceName::as_str)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    if let Some(service) = &change.service {
-        return if facts.services.contains_key(service) {
-            Ok(vec![service.clone()])
-        } else {
-            let detail = format!("the project has no service {service}");
-            Err(Problem::new(Code::UnknownService, detail).hint(format!("its services are {}", all())))
-        };
-    }
-    let repository = change.image.canonical_repository();
-    let uses = |facts: &ServiceFacts| {
-        facts
-            .image
-            .as_ref()
-            .is_some_and(|image| image.canonical_repository() == repository)
-    };
-    let services: Vec<_> = facts
-        .services
-        .iter()
-        .filter(|(_, facts)| uses(facts))
-        .map(|(name, _)| name.clone())
-        .collect();
-    if services.is_empty() {
-        let detail = format!("no service of the project uses {}", change.image.repository());
-        return Err(Problem::new(Code::UnknownService, detail)
-            .hint("name the service (--set SERVICE=IMAGE), or push an image that the Compose file names"));
-    }
-    Ok(services)
-}
-
-/// How a pushed image is written into the file, given its digest.
-pub fn written(image: &ImageRef, digest: &Digest, pin: Pin) -> ImageRef {
-    // An image that was pushed by digest alone has no tag to fall back to: the digest is what was asked for.
-    match (pin, image.tag()) {
-        (Pin::Tag, Some(_)) if image.digest().is_none() => image.clone(),
-        (Pin::Tag | Pin::Digest, _) => image.with_digest(digest.clone()),
-    }
 }
 
 /// What the plan is about, beside the facts.
@@ -542,20 +411,4 @@ fn planned_edits(edit: &FileEdit, dir: &std::path::Path) -> Vec<PlannedEdit> {
         after: line.after.clone(),
     };
     edit.lines.iter().map(planned).collect()
-}
-
-/// Bytes as base64 text in the journal: a JSON array of numbers would be four times as long.
-mod base64_bytes {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(bytes))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        STANDARD.decode(text).map_err(D::Error::custom)
-    }
 }

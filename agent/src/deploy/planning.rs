@@ -9,8 +9,10 @@ use deploy_proto::push::{Push, Rollback, RollbackTarget};
 use deploy_proto::release::ReleaseState;
 use jiff::Timestamp;
 
+use super::choice;
+use super::facts::{Facts, ServiceFacts, SourceFile};
 use super::phase::Failure;
-use super::plan::{self, Edits, Facts, Plan, Purpose, SourceFile, Wanted};
+use super::plan::{self, Edits, Plan, Purpose, Wanted};
 use super::port::Host;
 use crate::config::Project;
 use crate::history::{History, HistoryError, Release, ReleaseImage, Request};
@@ -92,7 +94,7 @@ async fn plan_push<H: Host>(
     // The registry and the Engine are asked side by side: together they are most of the time of a push that changes nothing.
     let images: BTreeSet<ImageRef> = push.images.iter().map(|change| change.image.clone()).collect();
     let (facts, digests) = tokio::try_join!(host.facts(project), host.resolve(&images))?;
-    let chosen = plan::choose(&push.images, &facts, asked.scope)?;
+    let chosen = choice::choose(&push.images, &facts, asked.scope)?;
     if !push.accept_edits {
         refuse_hand_edits(
             project,
@@ -203,7 +205,7 @@ fn wanted_by_push(
                 format!("the registry gave no digest for {image}"),
             )
         })?;
-        let written = plan::written(image, digest, project.pin);
+        let written = choice::written(image, digest, project.pin);
         Ok((
             service.clone(),
             Wanted {
@@ -310,7 +312,7 @@ fn release_images(facts: &Facts, wanted: &BTreeMap<ServiceName, Wanted>, plan: &
 
 /// What every service runs now.
 fn found_images(facts: &Facts) -> Vec<ReleaseImage> {
-    let image = |(service, now): (&ServiceName, &plan::ServiceFacts)| {
+    let image = |(service, now): (&ServiceName, &ServiceFacts)| {
         let written = now.image.clone()?;
         let digest = now.running.as_ref().and_then(|running| running.digest.clone());
         let image = digest.map_or_else(|| written.clone(), |digest| written.with_digest(digest));

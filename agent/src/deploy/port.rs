@@ -8,8 +8,9 @@ use deploy_proto::event::{Happened, RunningService};
 use deploy_proto::image::{Digest, ImageRef};
 use deploy_proto::names::ServiceName;
 
+use super::facts::Facts;
 use super::phase::Failure;
-use super::plan::{Edits, Facts, Plan};
+use super::plan::{Edits, Plan};
 use crate::config::Project;
 
 /// What an action did, for people: `2 images, 41 MB`.

@@ -8,29 +8,23 @@ use std::time::{Duration, Instant};
 use deploy_proto::event::{Ending, Event, Happened, Outcome, RunningService};
 use deploy_proto::names::{ReleaseNumber, ServiceName};
 use deploy_proto::problem::{Code, Problem};
-use deploy_proto::release::{DeploymentKind, ReleaseState};
+use deploy_proto::release::DeploymentKind;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::deadlines::{deadline, doing, may_be_interrupted};
+use super::ending::{outcome, release_states};
 use super::feed::Feed;
 use super::phase::{Action, Failure, Phase, Seen};
 use super::plan::Plan;
 use super::planning::{self, Asked, NoPlan};
 use super::port::{EditFailure, Host};
-use crate::config::{Order, Project};
+use crate::config::Project;
 use crate::history::{Deployment, Ended, History, HistoryError};
 
 /// How often one phase is begun, counting restarts of the agent, before it counts as failed: a phase that takes the
 /// agent down must not do so for ever.
 pub const ATTEMPTS_MAX: u32 = 5;
-
-const PLAN_DEADLINE: Duration = Duration::from_secs(60);
-const PULL_DEADLINE: Duration = Duration::from_mins(30);
-const CHECK_DEADLINE: Duration = Duration::from_secs(60);
-/// For one service: its stop grace period (10 s by default, some set a minute), create and start.
-const RESTART_DEADLINE_PER_SERVICE: Duration = Duration::from_secs(90);
-/// Beyond the watch's own limits, for an Engine that answers slowly.
-const WATCH_MARGIN: Duration = Duration::from_secs(30);
 
 /// Whether a deployment ended, or stands in the journal until the agent starts again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -426,50 +420,6 @@ fn reason(outcome: &Outcome) -> &str {
     outcome.problem.as_ref().map_or("", |problem| &problem.detail)
 }
 
-fn deadline(action: Action, project: &Project, services: usize) -> Duration {
-    let services = u32::try_from(services).unwrap_or(u32::MAX);
-    let watch = project
-        .wait
-        .saturating_add(project.settle)
-        .saturating_add(WATCH_MARGIN);
-    match action {
-        Action::Plan => PLAN_DEADLINE,
-        Action::Pull => PULL_DEADLINE,
-        Action::Gate | Action::BackUp | Action::Edit | Action::Restore => CHECK_DEADLINE,
-        Action::Restart | Action::RestartOld => {
-            let each = RESTART_DEADLINE_PER_SERVICE.saturating_add(match project.order {
-                Order::Together => Duration::ZERO,
-                Order::OneByOne => project.wait,
-            });
-            each.saturating_mul(services)
-        }
-        Action::Watch | Action::WatchOld => watch,
-    }
-}
-
-/// What only reads, or pulls, is begun anew after a restart; what changes the host is let finish.
-fn may_be_interrupted(action: Action) -> bool {
-    match action {
-        Action::Plan | Action::Pull | Action::Gate | Action::Watch | Action::WatchOld => true,
-        Action::BackUp | Action::Edit | Action::Restart | Action::Restore | Action::RestartOld => false,
-    }
-}
-
-fn doing(action: Action) -> &'static str {
-    match action {
-        Action::Plan => "planning",
-        Action::Pull => "pulling the images",
-        Action::Gate => "the check before the first change",
-        Action::BackUp => "backing up",
-        Action::Edit => "editing the files",
-        Action::Restart => "restarting the services",
-        Action::Watch => "watching the services",
-        Action::Restore => "restoring the files",
-        Action::RestartOld => "bringing the previous containers back",
-        Action::WatchOld => "watching the previous containers",
-    }
-}
-
 /// The event that tells how a phase went.
 fn told(phase: &Phase, seen: &Seen, summary: String, elapsed: Duration) -> Vec<Happened> {
     let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
@@ -513,70 +463,4 @@ fn named_services(deployment: &Deployment) -> Vec<ServiceName> {
         .chain(&plan.unchanged)
         .map(|service| service.service.clone())
         .collect()
-}
-
-fn outcome(
-    phase: &Phase,
-    deployment: &Deployment,
-    live: Option<ReleaseNumber>,
-    now: Vec<RunningService>,
-    elapsed_ms: u64,
-) -> Outcome {
-    let (result, cause, trouble) = match phase {
-        Phase::Live => (Ending::Live, None, None),
-        Phase::Unchanged => (Ending::Unchanged, None, None),
-        Phase::Refused { cause } => (Ending::Refused, Some(cause), None),
-        Phase::RolledBack { cause } => (Ending::RolledBack, Some(cause), None),
-        Phase::Stuck { cause, trouble } => (Ending::Stuck, Some(cause), Some(trouble)),
-        Phase::Accepted
-        | Phase::Pulling
-        | Phase::Gating
-        | Phase::BackingUp
-        | Phase::Editing
-        | Phase::Restarting
-        | Phase::Watching
-        | Phase::Restoring { .. }
-        | Phase::RestartingOld { .. }
-        | Phase::WatchingOld { .. } => (Ending::Stuck, None, None),
-    };
-    let release = if result == Ending::Live {
-        deployment.plan.as_ref().map(|plan| plan.to)
-    } else {
-        live
-    };
-    Outcome {
-        result,
-        // When stuck, no release runs whole: naming one would be a claim that was not checked.
-        release: release.filter(|_| result != Ending::Stuck),
-        problem: cause.map(|failure| failure.problem.clone()),
-        trouble: trouble.map(|failure| failure.problem.clone()),
-        sick_service: cause.and_then(|failure| failure.service.clone()),
-        log_lines: cause.map(|failure| failure.log_lines.clone()).unwrap_or_default(),
-        now,
-        elapsed_ms,
-    }
-}
-
-/// How the releases of a deployment stand when it has ended so.
-fn release_states(phase: &Phase, deployment: &Deployment) -> Vec<(ReleaseNumber, ReleaseState)> {
-    let Some(plan) = &deployment.plan else {
-        return Vec::new();
-    };
-    match (phase, deployment.request.kind()) {
-        (Phase::Live, _) => {
-            let replaced = plan
-                .from
-                .filter(|from| *from != plan.to)
-                .map(|from| (from, ReleaseState::Replaced));
-            replaced
-                .into_iter()
-                .chain([(plan.to, ReleaseState::Live)])
-                .collect()
-        }
-        (Phase::Refused { .. } | Phase::RolledBack { .. } | Phase::Stuck { .. }, DeploymentKind::Push) => {
-            vec![(plan.to, ReleaseState::Failed)]
-        }
-        // A rollback's target has been live before and can be asked for again; an unchanged push made no release.
-        (_, DeploymentKind::Rollback | DeploymentKind::Push) => Vec::new(),
-    }
 }

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::{append, to_json_sql};
 use super::{History, HistoryError, from_json, parsed, sql, to_json};
+use crate::deploy::facts::SourceFile;
 use crate::deploy::phase::Phase;
-use crate::deploy::plan::{Plan, SourceFile};
+use crate::deploy::plan::Plan;
 use crate::deploy::port::LogTail;
 
 /// One release, without the bytes of its files.

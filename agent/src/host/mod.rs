@@ -28,8 +28,9 @@ use deploy_proto::problem::Problem;
 use tokio::sync::OnceCell;
 
 use crate::config::{Config, Project};
+use crate::deploy::facts::Facts;
 use crate::deploy::phase::Failure;
-use crate::deploy::plan::{Edits, Facts, Plan};
+use crate::deploy::plan::{Edits, Plan};
 use crate::deploy::port::{EditFailure, Host, LogTail, Progress, Summary};
 use compose::{Compose, ComposeProject, Model, Sources, Surroundings};
 use engine::{Engine, Logins};

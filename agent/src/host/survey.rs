@@ -12,8 +12,9 @@ use super::compose::{self, ComposeService, Healthcheck, Model, Sources};
 use super::engine::{Container, EngineHealth};
 use super::{DockerHost, Read};
 use crate::config::Project;
+use crate::deploy::facts::{Facts, RunningFacts, ServiceFacts, SourceFile};
 use crate::deploy::phase::Failure;
-use crate::deploy::plan::{Edits, Facts, RunningFacts, ServiceFacts, SourceFile};
+use crate::deploy::plan::Edits;
 use crate::deploy::verdict::ContainerState;
 
 impl DockerHost {
