@@ -175,12 +175,17 @@ impl Agent {
     /// The same with other settings.
     pub fn start_with(clinic: &Clinic, settings: Settings) -> Result<Self> {
         let docker_config = clinic.registry().docker_config();
+        Self::start_on(clinic.dir(), clinic.project(), &docker_config, settings)
+    }
+
+    /// Registers the project in a folder and starts an agent that has this `DOCKER_CONFIG`.
+    pub fn start_on(dir: &Path, project: &str, docker_config: &Path, settings: Settings) -> Result<Self> {
         let settings = Settings {
-            docker_config: Some(docker_config),
+            docker_config: Some(docker_config.to_owned()),
             ..settings
         };
-        let mut agent = Self::prepare(clinic.project(), settings)?;
-        agent.add(clinic.dir(), clinic.project())?;
+        let mut agent = Self::prepare(project, settings)?;
+        agent.add(dir, project)?;
         agent.resume()?;
         Ok(agent)
     }

@@ -234,17 +234,7 @@ impl Clinic {
 
     /// The newest container of a service, running or not.
     pub fn container_id(&self, service: &str) -> Result<String> {
-        let project = format!("label=com.docker.compose.project={}", self.project);
-        let service_label = format!("label=com.docker.compose.service={service}");
-        let ids = docker(["ps", "--all", "--quiet", "--no-trunc"])
-            .args(["--filter", &project, "--filter", &service_label])
-            .args(["--filter", "label=com.docker.compose.oneoff=False"])
-            .text()?;
-        Ok(ids
-            .lines()
-            .next()
-            .with_context(|| format!("{service} has no container"))?
-            .to_owned())
+        container_of(&self.project, service)
     }
 
     /// The containers of the databases that were started: the same before and after, or somebody touched them.
@@ -337,26 +327,6 @@ impl Clinic {
             self.file()
         )
     }
-
-    /// By label, so that it works with a file that a test broke and with half-made containers.
-    fn remove(&self) -> Result<()> {
-        let label = format!("label=com.docker.compose.project={}", self.project);
-        let remove = |list: &[&str], remove: &[&str]| -> Result<()> {
-            let ids = docker(list).args(["--quiet", "--filter", &label]).text()?;
-            if ids.is_empty() {
-                Ok(())
-            } else {
-                docker(remove).args(ids.lines()).text().map(drop)
-            }
-        };
-        // Each is tried even when the one before failed.
-        let removed = [
-            remove(&["ps", "--all"], &["rm", "--force", "--volumes"]),
-            remove(&["network", "ls"], &["network", "rm"]),
-            remove(&["volume", "ls"], &["volume", "rm", "--force"]),
-        ];
-        removed.into_iter().collect()
-    }
 }
 
 impl Drop for Clinic {
@@ -368,10 +338,45 @@ impl Drop for Clinic {
         if thread::panicking() {
             eprintln!("{}", self.state());
         }
-        if let Err(error) = self.remove() {
+        if let Err(error) = remove_project(&self.project) {
             eprintln!("failed to remove the project {}: {error:#}", self.project);
         }
     }
+}
+
+/// Removes the containers, networks and volumes of a project. By label, so that it works with a file that a test broke
+/// and with half-made containers.
+pub(crate) fn remove_project(project: &str) -> Result<()> {
+    let label = format!("label=com.docker.compose.project={project}");
+    let remove = |list: &[&str], remove: &[&str]| -> Result<()> {
+        let ids = docker(list).args(["--quiet", "--filter", &label]).text()?;
+        if ids.is_empty() {
+            Ok(())
+        } else {
+            docker(remove).args(ids.lines()).text().map(drop)
+        }
+    };
+    // Each is tried even when the one before failed.
+    let removed = [
+        remove(&["ps", "--all"], &["rm", "--force", "--volumes"]),
+        remove(&["network", "ls"], &["network", "rm"]),
+        remove(&["volume", "ls"], &["volume", "rm", "--force"]),
+    ];
+    removed.into_iter().collect()
+}
+
+/// The newest container of a service of a project, running or not.
+pub(crate) fn container_of(project: &str, service: &str) -> Result<String> {
+    let project = format!("label=com.docker.compose.project={project}");
+    let service_label = format!("label=com.docker.compose.service={service}");
+    let ids = docker(["ps", "--all", "--quiet", "--no-trunc"])
+        .args(["--filter", &project, "--filter", &service_label])
+        .args(["--filter", "label=com.docker.compose.oneoff=False"])
+        .text()?;
+    let newest = ids.lines().next();
+    Ok(newest
+        .with_context(|| format!("{service} has no container"))?
+        .to_owned())
 }
 
 fn taken_port(error: &anyhow::Error) -> bool {

@@ -10,5 +10,6 @@ pub mod command;
 pub mod ctl;
 pub mod http;
 pub mod images;
+pub mod project;
 pub mod until;
 pub mod wire;

@@ -5,9 +5,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use deploy_proto::event::{Ending, PhaseName};
 use deploy_tests::agent::{Agent, Settings};
+use deploy_tests::clinic::Clinic;
 use deploy_tests::command::Run;
-use deploy_tests::images::temporary_dir;
+use deploy_tests::images::{Mode, Registry, temporary_dir};
+use deploy_tests::until::until;
+use deploy_tests::wire::Events;
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// The socket that systemd would listen on.
 struct Manager {
@@ -106,5 +112,36 @@ fn systemd_takes_the_unit_and_finds_it_confined() -> Result<()> {
         .find_map(|word| word.parse().ok())
         .context("no number")?;
     assert!(level < 3.0, "{overall}");
+    Ok(())
+}
+
+#[test]
+fn a_stop_in_the_middle_is_finished_or_goes_on_after_the_start() -> Result<()> {
+    let registry = Registry::start()?;
+    let clinic = Clinic::start_only(&registry, &["auth_service"])?;
+    let mut agent = Agent::start_with(&clinic, Settings::default().project("settle", "\"2s\""))?;
+    let ctl = agent.ctl()?;
+    let key = ctl.private_key()?;
+    for (number, phase) in [PhaseName::Pulling, PhaseName::Restarting, PhaseName::Watching]
+        .into_iter()
+        .enumerate()
+    {
+        let tag = format!("dev-{number:07x}");
+        let id = format!("{number:016x}");
+        clinic.push_version("auth_service", Mode::Good, &tag)?;
+        let set = clinic.set_argument("auth_service", &tag);
+        let pushing = ctl.spawn(&["push", "--set", &set, "--id", &id])?;
+        let mut events = until("it is accepted", SOON, || {
+            Ok(Events::follow(&agent, &key, &id, None).ok())
+        })?;
+        events.reach(phase)?;
+        assert!(agent.terminate()?.success(), "{}", agent.log());
+        agent.resume()?;
+        // deployctl found the agent again by itself.
+        pushing.end()?.expect(0)?;
+        let outcome = Events::follow(&agent, &key, &id, None)?.outcome()?;
+        assert_eq!(outcome.result, Ending::Live, "{phase:?}: {outcome:?}");
+        assert_eq!(clinic.service_version("auth_service")?, tag);
+    }
     Ok(())
 }

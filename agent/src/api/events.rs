@@ -45,6 +45,7 @@ pub(super) async fn events(
         after,
         ready: VecDeque::new(),
         caught_up: false,
+        over: deployment.ended_at.is_some(),
         ended: false,
     };
     let events = stream::unfold(follower, |mut follower| async move {
@@ -71,6 +72,8 @@ struct Follower {
     after: u64,
     ready: VecDeque<Event>,
     caught_up: bool,
+    /// Whether the deployment had ended when the stream began: the journal has everything.
+    over: bool,
     ended: bool,
 }
 
@@ -87,6 +90,9 @@ impl Follower {
             if !self.caught_up {
                 self.read_journal().await?;
                 continue;
+            }
+            if self.over {
+                return None;
             }
             let mut shutdown = self.app.shutdown.clone();
             let received = tokio::select! {
