@@ -19,16 +19,35 @@ use crate::deploy::port::{EditFailure, Summary};
 enum Stands {
     Old,
     New,
-    Foreign,
+    /// A person edited it.
+    Foreign {
+        /// Whether what the edit writes stands in it all the same.
+        has_new_images: bool,
+    },
+}
+
+/// Why the old bytes are not everywhere.
+enum NotOld {
+    /// A person edited a file, and nothing of ours stands in it: all others are as they were.
+    EditedByHand(Problem),
+    /// A person edited a file that the new images stand in, or a file could not be read or written.
+    Changed(Problem),
+}
+
+impl From<NotOld> for EditFailure {
+    fn from(not_old: NotOld) -> Self {
+        match not_old {
+            NotOld::EditedByHand(problem) => Self::Undone(problem.into()),
+            NotOld::Changed(problem) => Self::NotUndone(problem.into()),
+        }
+    }
 }
 
 impl DockerHost {
     /// Writes the planned bytes, asks Compose what it sees, and undoes the edit when that is more than was asked for.
     pub(super) async fn change_files(&self, project: &Project, plan: &Plan) -> Result<Summary, EditFailure> {
         // After a crash in here some files may be new already: begin anew from the old ones.
-        self.put_back(plan)
-            .await
-            .map_err(|problem| EditFailure::NotUndone(problem.into()))?;
+        self.put_back(plan).await?;
         let before = self
             .read(project)
             .await
@@ -36,8 +55,9 @@ impl DockerHost {
         match self.write_and_compare(project, plan, &before).await {
             Ok(()) => Ok(edited(plan)),
             Err(problem) => match self.put_back(plan).await {
-                Ok(()) => Err(EditFailure::Undone(problem.into())),
-                Err(_also) => Err(EditFailure::NotUndone(problem.into())),
+                // What went wrong first is the reason; that a person was at it would only be a part of it.
+                Ok(()) | Err(NotOld::EditedByHand(_)) => Err(EditFailure::Undone(problem.into())),
+                Err(NotOld::Changed(_)) => Err(EditFailure::NotUndone(problem.into())),
             },
         }
     }
@@ -52,7 +72,9 @@ impl DockerHost {
             return Err(problem);
         }
         // The model of before was asked for earlier; an `env_file` may have changed since, which is none of our doing.
-        self.put_back(plan).await?;
+        if let Err(NotOld::EditedByHand(problem) | NotOld::Changed(problem)) = self.put_back(plan).await {
+            return Err(problem);
+        }
         let before = self.read_afresh(project).await?;
         self.write(plan).await?;
         let after = self.read_afresh(project).await?;
@@ -66,20 +88,28 @@ impl DockerHost {
         Ok(())
     }
 
-    /// Gives every file its old bytes that has the new ones. A file that is neither was edited by a person: that is for
-    /// the caller to judge.
-    async fn put_back(&self, plan: &Plan) -> Result<(), Problem> {
+    /// Gives every file its old bytes that has the new ones. One that a person edited is left as it is.
+    async fn put_back(&self, plan: &Plan) -> Result<(), NotOld> {
+        let mut by_hand = None;
         for edit in &plan.edits {
-            match stands(edit).await? {
+            match stands(edit).await.map_err(NotOld::Changed)? {
                 Stands::Old => {}
-                Stands::New => replace(edit.path.clone(), edit.before.clone(), edit.after.clone()).await?,
-                Stands::Foreign => {
+                Stands::New => {
+                    replace(edit.path.clone(), edit.before.clone(), edit.after.clone())
+                        .await
+                        .map_err(NotOld::Changed)?;
+                }
+                Stands::Foreign { has_new_images } => {
                     let detail = format!("{} was edited by hand during the deployment", edit.path.display());
-                    return Err(Problem::new(Code::Edited, detail).hint("push again when nobody edits it"));
+                    let problem = Problem::new(Code::Edited, detail).hint("push again when nobody edits it");
+                    if has_new_images {
+                        return Err(NotOld::Changed(problem));
+                    }
+                    by_hand = Some(problem);
                 }
             }
         }
-        Ok(())
+        by_hand.map_or(Ok(()), |problem| Err(NotOld::EditedByHand(problem)))
     }
 
     /// Puts the previous images back into the files: the same bytes as before, or, in a file that a person edited
@@ -90,7 +120,7 @@ impl DockerHost {
             match stands(edit).await? {
                 Stands::Old => {}
                 Stands::New => replace(edit.path.clone(), edit.before.clone(), edit.after.clone()).await?,
-                Stands::Foreign => foreign.push(edit.path.display().to_string()),
+                Stands::Foreign { .. } => foreign.push(edit.path.display().to_string()),
             }
         }
         if foreign.is_empty() {
@@ -150,7 +180,12 @@ async fn stands(edit: &FileEdit) -> Result<Stands, Problem> {
     } else if bytes == edit.after {
         Stands::New
     } else {
-        Stands::Foreign
+        let stands_in = |text: &str| {
+            !text.is_empty() && bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        };
+        Stands::Foreign {
+            has_new_images: edit.lines.iter().any(|line| stands_in(&line.after)),
+        }
     })
 }
 
