@@ -1,14 +1,13 @@
 //! The signed API: routes, and one handler a file. Every handler takes a `Verified` request, so none can be reached
 //! unsigned.
 
+mod deploy;
 mod events;
 mod gate;
 mod logs;
 pub mod monitor;
 mod problem;
-mod push;
 mod read;
-mod rollback;
 
 use std::sync::Arc;
 
@@ -27,10 +26,13 @@ pub use gate::Verified;
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/projects", get(read::projects))
-        .route("/v1/projects/{project}/plan", post(push::plan))
-        .route("/v1/projects/{project}/deployments", post(push::push))
-        .route("/v1/projects/{project}/rollbacks", post(rollback::rollback))
-        .route("/v1/projects/{project}/rollbacks/plan", post(rollback::plan))
+        .route("/v1/projects/{project}/plan", post(deploy::push_plan))
+        .route("/v1/projects/{project}/deployments", post(deploy::push))
+        .route("/v1/projects/{project}/rollbacks", post(deploy::rollback))
+        .route(
+            "/v1/projects/{project}/rollbacks/plan",
+            post(deploy::rollback_plan),
+        )
         .route("/v1/projects/{project}/status", get(read::status))
         .route("/v1/projects/{project}/health", get(read::health))
         .route("/v1/projects/{project}/history", get(read::history))
