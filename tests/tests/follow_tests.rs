@@ -6,6 +6,7 @@ use anyhow::Result;
 use deploy_proto::event::{Ending, Happened, PhaseName};
 use deploy_tests::agent::{Agent, Settings};
 use deploy_tests::clinic::Clinic;
+use deploy_tests::ctl::Running;
 use deploy_tests::images::{Mode, Registry};
 use deploy_tests::until::until;
 use deploy_tests::wire::{Events, Message};
@@ -54,32 +55,33 @@ fn callers_come_and_go_and_it_deploys_once() -> Result<()> {
     let busy = ctl.expect(7, &["push", "--set", &second])?;
     busy.says("under way")?.says(id)?;
 
-    // With --queue it waits. The agent is killed while one runs and one waits, and deployctl sees both to their ends.
+    // With --queue one waits, and a newer one takes its place.
+    clinic.push_version(SERVICE, Mode::Good, "dev-a000003")?;
+    let third = clinic.set_argument(SERVICE, "dev-a000003");
+    let queue = |set: &str, id: &str| -> Result<Running> {
+        let queued = ctl.spawn(&["push", "--set", set, "--queue", "--id", id, "--json"])?;
+        until(&format!("{id} waits"), SOON, || {
+            let mut events = Events::follow(&agent, &key, id, None)?;
+            events.next_event()?;
+            let second = events.next_event()?.map(|event| event.what);
+            Ok(matches!(second, Some(Happened::Queued { .. })).then_some(()))
+        })?;
+        Ok(queued)
+    };
     let watching = ctl.spawn(&["watch", id])?;
-    let queued = ctl.spawn(&[
-        "push",
-        "--set",
-        &second,
-        "--queue",
-        "--id",
-        "00000000000000a2",
-        "--json",
-    ])?;
-    until("the second waits", SOON, || {
-        let mut second = Events::follow(&agent, &key, "00000000000000a2", None)?;
-        second.next_event()?;
-        let waits =
-            matches!(second.next_event()?, Some(event) if matches!(event.what, Happened::Queued { .. }));
-        Ok(waits.then_some(()))
-    })?;
+    let superseded = queue(&second, "00000000000000a2")?;
+    let queued = queue(&third, "00000000000000a3")?;
+    assert_eq!(superseded.end()?.expect(7)?.json()?.code(), "superseded");
+
+    // The agent is killed while one runs and one waits, and deployctl sees both to their ends.
     agent.restart()?;
     assert_eq!(queued.end()?.expect(0)?.json()?.result(), "live");
     watching.end()?.expect(0)?;
-    assert_eq!(clinic.service_version(SERVICE)?, "dev-a000002");
+    assert_eq!(clinic.service_version(SERVICE)?, "dev-a000003");
 
     // It deployed once.
     let history = ctl.json(0, &["history"])?;
-    assert_eq!(history.list("/deployments").len(), 2, "{history:?}");
+    assert_eq!(history.list("/deployments").len(), 3, "{history:?}");
 
     // A stream resumes after the event that was seen last.
     let all = Events::follow(&agent, &key, id, None)?.all()?;
