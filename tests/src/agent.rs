@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -264,8 +265,7 @@ impl Agent {
 
     /// Writes `agent.toml` from the settings.
     pub fn write_agent_file(&self) -> Result<()> {
-        fs::write(self.config_dir().join("agent.toml"), self.agent_file()?)?;
-        Ok(())
+        write_private(&self.config_dir().join("agent.toml"), &self.agent_file()?)
     }
 
     fn agent_file(&self) -> Result<String> {
@@ -329,7 +329,7 @@ impl Agent {
         for probe in &self.settings.probes {
             write!(new, "\n[[probe]]\n{probe}\n")?;
         }
-        Ok(fs::write(path, new)?)
+        write_private(&path, &new)
     }
 
     /// `projects.d/NAME.toml`.
@@ -584,6 +584,12 @@ impl Drop for Agent {
             eprintln!("{}", self.logs());
         }
     }
+}
+
+/// Writes a file that not everybody may read, as the agent wants its configuration.
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o640))?)
 }
 
 /// Sends a signal to one process.

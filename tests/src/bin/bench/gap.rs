@@ -34,16 +34,18 @@ pub(crate) fn measure(course: &Course, table: &mut Table, stage: &Stage, rounds:
     };
     let longest = |gaps: &[Duration]| gaps.iter().max().copied().unwrap_or_default();
     for (way, name) in [(Way::Together, "together"), (Way::OneByOne, "one by one")] {
-        let (ssh, ours) = (of(Way::Ssh), of(way));
+        let (ssh, tuned, ours) = (of(Way::Ssh), of(Way::Tuned), of(way));
         table.race(
             &format!("a service's gap, 6 of 6, {name}"),
             median(ssh),
+            Some(median(tuned)),
             median(ours),
             Aim::None,
         );
         table.race(
             &format!("the longest gap, 6 of 6, {name}"),
             longest(ssh),
+            Some(longest(tuned)),
             longest(ours),
             Aim::None,
         );

@@ -131,6 +131,7 @@ pub(crate) fn signed(table: &mut Table, stage: &Stage) -> Result<()> {
     table.race(
         "`deployctl status --json`; ssh: `docker compose ps`",
         median(&ssh),
+        None,
         median(&ours),
         Aim::None,
     );

@@ -1,4 +1,4 @@
-//! What the benchmark runs on: a registry, the project three times (for ssh, and for the agent in both orders), an sshd,
+//! What the benchmark runs on: a registry, the project four times (for ssh in two forms, and for the agent in both orders), an sshd,
 //! and one agent with two projects.
 
 use std::fs;
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) enum Way {
     /// The pipeline's one line.
     Ssh,
+    /// The same line as an expert would write it: `up -d --no-deps SERVICES`.
+    Tuned,
     /// The agent, `order = "together"`.
     Together,
     /// The agent, `order = "one-by-one"`, its default.
@@ -38,6 +40,7 @@ impl Way {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ssh => "ssh",
+            Self::Tuned => "ssh, tuned",
             Self::Together => "together",
             Self::OneByOne => "one by one",
         }
@@ -45,7 +48,7 @@ impl Way {
 }
 
 /// All ways.
-pub(crate) const WAYS: [Way; 3] = [Way::Ssh, Way::Together, Way::OneByOne];
+pub(crate) const WAYS: [Way; 4] = [Way::Ssh, Way::Tuned, Way::Together, Way::OneByOne];
 
 /// How the pipeline's line ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,23 +74,23 @@ pub(crate) struct Stage {
     pub(crate) sshd: Sshd,
     pub(crate) ctl: Ctl,
     ctl_one_by_one: Ctl,
-    clinics: [Clinic; 3],
+    clinics: [Clinic; 4],
     registry: Registry,
 }
 
 impl Stage {
     /// Starts everything.
     pub(crate) fn set(course: &Course, programs: &Programs) -> Result<Self> {
-        course.go_on("starting the registry and three copies of the project")?;
+        course.go_on("starting the registry and four copies of the project")?;
         let registry = Registry::start()?;
-        let [ssh, together, one_by_one] = [(); 3].map(|()| {
+        let [ssh, tuned, together, one_by_one] = [(); 4].map(|()| {
             let clinic = Clinic::start_with_interval(&registry, INTERVAL_SECONDS)?;
             calm(&clinic)?;
             course.go_on("a copy is up")?;
             Ok::<_, anyhow::Error>(clinic)
         });
-        let clinics = [ssh?, together?, one_by_one?];
-        let [_, together, one_by_one] = &clinics;
+        let clinics = [ssh?, tuned?, together?, one_by_one?];
+        let [_, _, together, one_by_one] = &clinics;
         course.go_on("starting sshd and the agent")?;
         let settings = Settings::default()
             .project("settle", "\"0s\"")
@@ -117,9 +120,10 @@ impl Stage {
 
     /// The copy of the project that is deployed this way.
     pub(crate) fn clinic(&self, way: Way) -> &Clinic {
-        let [ssh, together, one_by_one] = &self.clinics;
+        let [ssh, tuned, together, one_by_one] = &self.clinics;
         match way {
             Way::Ssh => ssh,
+            Way::Tuned => tuned,
             Way::Together => together,
             Way::OneByOne => one_by_one,
         }
@@ -166,7 +170,7 @@ impl Stage {
     /// Deploys this tag of these services, and makes sure that it runs.
     pub(crate) fn deploy(&self, way: Way, services: &[&'static str], tag: &str, up: Up) -> Result<Deployed> {
         let deployed = match way {
-            Way::Ssh => self.deploy_by_ssh(services, tag, up)?,
+            Way::Ssh | Way::Tuned => self.deploy_by_ssh(way, services, tag, up)?,
             Way::Together => self.push(&self.ctl, way, services, tag)?,
             Way::OneByOne => self.push(&self.ctl_one_by_one, way, services, tag)?,
         };
@@ -178,8 +182,8 @@ impl Stage {
         Ok(deployed)
     }
 
-    fn deploy_by_ssh(&self, services: &[&'static str], tag: &str, up: Up) -> Result<Deployed> {
-        let line = pipeline(self.clinic(Way::Ssh), services, tag, up);
+    fn deploy_by_ssh(&self, way: Way, services: &[&'static str], tag: &str, up: Up) -> Result<Deployed> {
+        let line = pipeline(self.clinic(way), way, services, tag, up);
         let run = self.sshd.run(&line);
         let took = timed(run)?;
         Ok(Deployed {
@@ -213,21 +217,27 @@ pub(crate) fn timed(run: Run) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// The pipeline's line in its best form: one login, one sed that leaves quotes alone, only the named images pulled, in
-/// parallel as Compose does it. It has no `git pull`.
-fn pipeline(clinic: &Clinic, services: &[&'static str], tag: &str, up: Up) -> String {
+/// The pipeline's line, without its `git pull`: one login, one sed that leaves quotes alone, only the named images
+/// pulled, in parallel as Compose does it. Tuned, it starts the named services only: the plain form waits half a second
+/// for each layer of `depends_on` with a condition, and recreates whatever depends on a service that changed.
+fn pipeline(clinic: &Clinic, way: Way, services: &[&'static str], tag: &str, up: Up) -> String {
     let edits: String = services
         .iter()
         .map(|service| format!(" -e 's|drassistant/{service}:[A-Za-z0-9._-]*|drassistant/{service}:{tag}|'"))
         .collect();
-    let up = match up {
-        Up::Started => "docker compose up -d",
-        Up::Healthy => "docker compose up -d --wait",
+    let names = services.join(" ");
+    let wait = match up {
+        Up::Started => "",
+        Up::Healthy => " --wait",
+    };
+    let only = if way == Way::Tuned {
+        format!(" --no-deps {names}")
+    } else {
+        String::new()
     };
     format!(
-        "cd {} && sed -i{edits} docker-compose.yml && docker compose pull -q {} && {up}",
+        "cd {} && sed -i{edits} docker-compose.yml && docker compose pull -q {names} && docker compose up -d{wait}{only}",
         clinic.dir().display(),
-        services.join(" ")
     )
 }
 

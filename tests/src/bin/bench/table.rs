@@ -6,7 +6,7 @@ use std::time::Duration;
 /// What a figure should be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Aim {
-    /// At most this part of what ssh takes.
+    /// At most this part of what the tuned line takes, the better of the two.
     Ratio(f64),
     /// Compared by whoever measured it.
     Other {
@@ -29,24 +29,37 @@ impl Aim {
 /// Rows, and what is to be said below them.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    rows: Vec<[String; 6]>,
+    rows: Vec<[String; 8]>,
     notes: Vec<String>,
 }
 
 impl Table {
     /// Adds a comparison.
-    pub(crate) fn race(&mut self, name: &str, ssh: Duration, ours: Duration, aim: Aim) {
-        let ratio = ours.as_secs_f64() / ssh.as_secs_f64().max(f64::MIN_POSITIVE);
+    pub(crate) fn race(
+        &mut self,
+        name: &str,
+        ssh: Duration,
+        tuned: Option<Duration>,
+        ours: Duration,
+        aim: Aim,
+    ) {
+        let of = |other: Duration| ours.as_secs_f64() / other.as_secs_f64().max(f64::MIN_POSITIVE);
         let (aim, met) = match aim {
-            Aim::Ratio(most) => (format!("<= {most:.2}"), yes_or_no(ratio <= most)),
+            Aim::Ratio(most) => (
+                format!("<= {most:.2}"),
+                yes_or_no(of(tuned.unwrap_or(ssh)) <= most),
+            ),
             Aim::Other { words, met } => (words.to_owned(), yes_or_no(met)),
             Aim::None => (String::new(), String::new()),
         };
+        let ratio = |other: Duration| format!("{:.2}", of(other));
         self.rows.push([
             name.to_owned(),
             seconds(ssh),
+            tuned.map(seconds).unwrap_or_default(),
             seconds(ours),
-            format!("{ratio:.2}"),
+            ratio(ssh),
+            tuned.map(ratio).unwrap_or_default(),
             aim,
             met,
         ]);
@@ -58,11 +71,14 @@ impl Table {
             Aim::Other { words, met } => (format!("<= {words}"), yes_or_no(met)),
             Aim::Ratio(_) | Aim::None => (String::new(), String::new()),
         };
+        let none = String::new;
         self.rows.push([
             name.to_owned(),
-            String::new(),
+            none(),
+            none(),
             ours.to_owned(),
-            String::new(),
+            none(),
+            none(),
             aim,
             met,
         ]);
@@ -76,7 +92,17 @@ impl Table {
 
 impl Display for Table {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let head = ["", "ssh one-liner", "agent", "ratio", "aim", "met"].map(str::to_owned);
+        let head = [
+            "",
+            "ssh",
+            "ssh, tuned",
+            "agent",
+            "of ssh",
+            "of tuned",
+            "aim",
+            "met",
+        ]
+        .map(str::to_owned);
         let width = |column: usize| {
             let cells = self.rows.iter().chain([&head]);
             cells
