@@ -6,7 +6,7 @@ use std::time::Duration;
 /// What a figure should be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Aim {
-    /// At most this part of what the tuned line takes, the better of the two.
+    /// At most this part of what the pipeline's line takes, in both its forms.
     Ratio(f64),
     /// Compared by whoever measured it.
     Other {
@@ -45,10 +45,14 @@ impl Table {
     ) {
         let of = |other: Duration| ours.as_secs_f64() / other.as_secs_f64().max(f64::MIN_POSITIVE);
         let (aim, met) = match aim {
-            Aim::Ratio(most) => (
-                format!("<= {most:.2}"),
-                yes_or_no(of(tuned.unwrap_or(ssh)) <= most),
-            ),
+            Aim::Ratio(most) => {
+                let met = |other: Duration| yes_or_no(of(other) <= most);
+                let tuned = tuned.map(|tuned| format!("; tuned: {}", met(tuned)));
+                (
+                    format!("<= {most:.2}"),
+                    format!("{}{}", met(ssh), tuned.unwrap_or_default()),
+                )
+            }
             Aim::Other { words, met } => (words.to_owned(), yes_or_no(met)),
             Aim::None => (String::new(), String::new()),
         };
