@@ -17,47 +17,24 @@ const PSS_AIM_KIB: u64 = 8 * 1024;
 /// The runtime's threads for disk work end when they had nothing to do for 10 s: that belongs to the work before.
 const QUIET: Duration = Duration::from_secs(12);
 
-/// The agent as it was when it had just started.
-pub(crate) struct AtStart {
-    pid: u32,
-    pss: Pss,
-}
-
-impl AtStart {
-    /// Looks at a process that has just started.
-    pub(crate) fn look(pid: u32) -> Result<Self> {
-        Ok(Self {
-            pid,
-            pss: Pss::of(pid)?,
-        })
-    }
-}
-
-/// Adds the rows of size, memory, idleness and polls, in this order.
-pub(crate) fn measure(table: &mut Table, stage: &Stage, programs: &Programs, start: &AtStart) -> Result<()> {
+/// Adds the rows of an agent that has just started and did nothing yet but answer monitoring.
+pub(crate) fn of_a_new_agent(table: &mut Table, stage: &Stage, programs: &Programs) -> Result<()> {
+    let pid = stage.agent.pid()?;
     let size = fs::metadata(&programs.agent)?.len();
-    table.figure(
-        "agent, release binary",
-        &format!("{:.2} MB", megabytes(size)),
-        Aim::met(size <= BINARY_AIM_BYTES, "8 MB"),
-    );
-    let ctl = fs::metadata(&programs.ctl)?.len();
-    table.figure(
-        "deployctl, release binary",
-        &format!("{:.2} MB", megabytes(ctl)),
-        Aim::None,
-    );
-    start.pss.row(
-        table,
-        "PSS, just started",
-        Aim::met(start.pss.all <= PSS_AIM_KIB, "8 MiB"),
-    );
-    Pss::of(start.pid)?.row(table, "PSS, after three deployments", Aim::None);
-    rest(table, start.pid)?;
+    let words = format!("{:.2} MB", megabytes(size));
+    let aim = Aim::met(size <= BINARY_AIM_BYTES, "8 MB");
+    table.figure("agent, release binary", &words, aim);
+    let words = format!("{:.2} MB", megabytes(fs::metadata(&programs.ctl)?.len()));
+    table.figure("deployctl, release binary", &words, Aim::None);
+    Pss::of(pid)?.row(table, "PSS, just started", true);
     load::healthz(table, stage)?;
-    let polled = Pss::of(start.pid)?;
-    polled.row(table, "PSS, after 10,000 polls", Aim::None);
+    Pss::of(pid)?.row(table, "PSS, after 10,000 polls", true);
     Ok(())
+}
+
+/// Adds the row of an agent that has deployed and now has nothing to do.
+pub(crate) fn at_rest(table: &mut Table, stage: &Stage) -> Result<()> {
+    rest(table, stage.agent.pid()?)
 }
 
 fn rest(table: &mut Table, pid: u32) -> Result<()> {
@@ -80,7 +57,7 @@ fn rest(table: &mut Table, pid: u32) -> Result<()> {
 
 /// Adds what is left after everything.
 pub(crate) fn at_the_end(table: &mut Table, stage: &Stage) -> Result<()> {
-    Pss::of(stage.agent_pid()?)?.row(table, "PSS, after all deployments of this run", Aim::None);
+    Pss::of(stage.agent.pid()?)?.row(table, "PSS, after all deployments of this run", false);
     table.note(&format!(
         "every time of a whole process contains {:.1} ms for starting one",
         load::process_start()?.as_secs_f64() * 1000.0
@@ -108,13 +85,14 @@ impl Pss {
         })
     }
 
-    fn row(&self, table: &mut Table, name: &str, aim: Aim) {
+    fn row(&self, table: &mut Table, name: &str, has_aim: bool) {
         let mib = |kib: u64| megabytes(kib * 1_000_000 / 1024);
-        let words = format!(
-            "{:.1} MiB ({:.1} of it its own)",
-            mib(self.all),
-            mib(self.anonymous)
-        );
+        let words = format!("{:.1} MiB ({:.1} of it its own)", mib(self.all), mib(self.anonymous));
+        let aim = if has_aim {
+            Aim::met(self.all <= PSS_AIM_KIB, "8 MiB")
+        } else {
+            Aim::None
+        };
         table.figure(name, &words, aim);
     }
 }

@@ -116,12 +116,15 @@ fn run(arguments: &Arguments) -> Result<Table> {
     let programs = release_programs()?;
     let stage = Stage::set(&course, &programs)?;
     let mut table = Table::default();
-    let start = footprint::AtStart::look(stage.agent_pid()?)?;
+    if arguments.wants("footprint") {
+        course.go_on("the new agent's size and memory")?;
+        footprint::of_a_new_agent(&mut table, &stage, &programs)?;
+    }
     course.go_on("first releases, and the databases' health")?;
     stage.first_releases(&course)?;
     if arguments.wants("footprint") {
-        course.go_on("the agent's size, memory and idleness")?;
-        footprint::measure(&mut table, &stage, &programs, &start)?;
+        course.go_on("72 s of nothing")?;
+        footprint::at_rest(&mut table, &stage)?;
     }
     if arguments.wants("signed") {
         course.go_on("signed requests")?;

@@ -113,11 +113,6 @@ impl Stage {
         })
     }
 
-    /// The agent's process.
-    pub(crate) fn agent_pid(&self) -> Result<u32> {
-        self.agent.pid()
-    }
-
     /// The copy of the project that is deployed this way.
     pub(crate) fn clinic(&self, way: Way) -> &Clinic {
         let [ssh, tuned, together, one_by_one] = &self.clinics;
