@@ -4,6 +4,7 @@
 # The main job on real containers, in under two minutes once built.
 demo:
 	@./tests/setup.sh
+	@./tests/sweep.sh
 	@cargo run --quiet --package deploy-tests --bin demo
 
 # Every promise, on a real Docker Engine. Two test programs' worth of threads: the Engine is the limit, not the processor.

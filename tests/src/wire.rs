@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::images::unique;
+use crate::until::until;
 
 /// No answer of the agent takes longer, but those that are asked to.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -379,6 +380,13 @@ impl Events {
         Ok(Self {
             connection,
             text: String::new(),
+        })
+    }
+
+    /// Follows a deployment that is being asked for, from the moment the agent has it.
+    pub fn when_accepted(agent: &Agent, key: &PrivateKey, id: &str) -> Result<Self> {
+        until(&format!("{id} is accepted"), DEADLINE, || {
+            Ok(Self::follow(agent, key, id, None).ok())
         })
     }
 

@@ -108,9 +108,7 @@ fn ctrl_c_leaves_the_deployment_running_and_says_how_to_come_back() -> Result<()
     let set = clinic.set_argument(SERVICE, "dev-a000001");
     let pushing = ctl.spawn(&["push", "--set", &set, "--id", id])?;
     let key = ctl.private_key()?;
-    let mut events = until("it is accepted", SOON, || {
-        Ok(Events::follow(&agent, &key, id, None).ok())
-    })?;
+    let mut events = Events::when_accepted(&agent, &key, id)?;
     events.reach(PhaseName::Watching)?;
     pushing.interrupt()?;
     let ended = pushing.end()?.expect(130)?;

@@ -8,7 +8,6 @@ use deploy_tests::agent::{Agent, Settings};
 use deploy_tests::clinic::{Clinic, FIRST_VERSION};
 use deploy_tests::command::docker;
 use deploy_tests::images::{Mode, Registry};
-use deploy_tests::until::until;
 use deploy_tests::wire::Events;
 
 const SERVICE: &str = "auth_service";
@@ -153,9 +152,7 @@ fn a_rollback_that_is_asked_for_goes_where_it_is_asked_to_and_needs_no_registry(
     let set = clinic.set_argument(SERVICE, "dev-51c0001");
     let id = "00000000000000aa";
     let pushing = ctl.spawn(&["push", "--set", &set, "--id", id])?;
-    let mut events = until("it is accepted", Duration::from_secs(20), || {
-        Ok(Events::follow(&agent, &ctl.private_key()?, id, None).ok())
-    })?;
+    let mut events = Events::when_accepted(&agent, &ctl.private_key()?, id)?;
     events.reach(PhaseName::Watching)?;
     registry.stop();
     pushing.end()?.expect(3)?;
@@ -179,9 +176,7 @@ fn what_cannot_be_put_back_is_stuck_and_says_so_after_a_restart_too() -> Result<
     let id = "00000000000000bb";
     let set = clinic.set_argument(SERVICE, "dev-51c0001");
     let pushing = ctl.spawn(&["push", "--set", &set, "--id", id])?;
-    let mut events = until("it is accepted", Duration::from_secs(20), || {
-        Ok(Events::follow(&agent, &ctl.private_key()?, id, None).ok())
-    })?;
+    let mut events = Events::when_accepted(&agent, &ctl.private_key()?, id)?;
     events.reach(PhaseName::Watching)?;
     // The old image is lost, here and at the registry.
     registry.stop();

@@ -10,10 +10,7 @@ use deploy_tests::agent::{Agent, Settings};
 use deploy_tests::clinic::Clinic;
 use deploy_tests::command::Run;
 use deploy_tests::images::{Mode, Registry, temporary_dir};
-use deploy_tests::until::until;
 use deploy_tests::wire::Events;
-
-const SOON: Duration = Duration::from_secs(20);
 
 /// The socket that systemd would listen on.
 struct Manager {
@@ -131,9 +128,7 @@ fn a_stop_in_the_middle_is_finished_or_goes_on_after_the_start() -> Result<()> {
         clinic.push_version("auth_service", Mode::Good, &tag)?;
         let set = clinic.set_argument("auth_service", &tag);
         let pushing = ctl.spawn(&["push", "--set", &set, "--id", &id])?;
-        let mut events = until("it is accepted", SOON, || {
-            Ok(Events::follow(&agent, &key, &id, None).ok())
-        })?;
+        let mut events = Events::when_accepted(&agent, &key, &id)?;
         events.reach(phase)?;
         assert!(agent.terminate()?.success(), "{}", agent.log());
         agent.resume()?;
