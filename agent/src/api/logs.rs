@@ -40,10 +40,11 @@ pub(super) async fn logs(
     verified: Verified,
 ) -> Result<Response, Refusal> {
     let project = project(&app, &verified, &name)?;
-    policy::permit(verified.key(), Action::Logs, &project, ())?;
+    let permitted = policy::permit(verified.key(), Action::Logs, &project, ())?;
     let service: ServiceName = service
         .parse()
         .map_err(|error| Problem::new(Code::BadRequest, format!("{error}")))?;
+    permitted.services().permits_logs(&service)?;
     let tail = lines.tail.unwrap_or(TAIL_DEFAULT).min(TAIL_MAX);
     let live = app
         .history

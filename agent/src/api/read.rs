@@ -13,7 +13,7 @@ use deploy_proto::release::{
 use serde::Deserialize;
 
 use super::problem::Refusal;
-use super::{Verified, project};
+use super::{Verified, log_lines, project};
 use crate::app::App;
 use crate::config::{Action, Project};
 use crate::deploy::planning;
@@ -58,11 +58,11 @@ pub(super) async fn status(
     let running = deployments
         .iter()
         .find(|deployment| deployment.ended_at.is_none())
-        .map(Deployment::view);
+        .map(|deployment| log_lines::view(verified.key(), deployment));
     let last = deployments
         .iter()
         .find(|deployment| deployment.ended_at.is_some())
-        .map(Deployment::view);
+        .map(|deployment| log_lines::view(verified.key(), deployment));
     let mut attention: Vec<String> = last.iter().filter_map(stuck).collect();
     if let (Some(plan), None) = (last_live?, &running) {
         let left = plan.files_after();
@@ -140,7 +140,10 @@ pub(super) async fn history(
     let releases = app.history.releases(project.clone(), limit).await?;
     Ok(Json(HistoryView {
         project,
-        deployments: deployments.iter().map(Deployment::view).collect(),
+        deployments: deployments
+            .iter()
+            .map(|deployment| log_lines::view(verified.key(), deployment))
+            .collect(),
         releases: releases.iter().map(Release::view).collect(),
     }))
 }
@@ -151,7 +154,8 @@ pub(super) async fn deployment(
     Path(id): Path<String>,
     verified: Verified,
 ) -> Result<Json<DeploymentView>, Refusal> {
-    Ok(Json(followed(&app, &verified, &id).await?.view()))
+    let deployment = followed(&app, &verified, &id).await?;
+    Ok(Json(log_lines::view(verified.key(), &deployment)))
 }
 
 /// Finds a deployment that this key may follow. One of a project that the key may not touch does not exist for it.

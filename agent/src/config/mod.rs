@@ -94,7 +94,7 @@ pub struct Key {
     pub public: PublicKey,
     /// The projects it may touch.
     pub projects: Scope<ProjectName>,
-    /// The services it may change in them.
+    /// The services it may change, and read the logs of, in them.
     pub services: Scope<ServiceName>,
     /// What it may do; never empty.
     pub allow: Vec<Action>,
