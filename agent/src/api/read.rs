@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use deploy_proto::event::Ending;
 use deploy_proto::names::DeploymentId;
 use deploy_proto::problem::{Code, Problem};
@@ -123,7 +123,8 @@ pub(super) async fn health(
 
 /// How many to answer with.
 #[derive(Debug, Deserialize)]
-pub(super) struct Limit {
+#[serde(deny_unknown_fields)]
+struct Limit {
     limit: Option<u32>,
 }
 
@@ -131,10 +132,10 @@ pub(super) struct Limit {
 pub(super) async fn history(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
-    Query(query): Query<Limit>,
     verified: Verified,
 ) -> Result<Json<HistoryView>, Refusal> {
     let project = readable(&app, &verified, &name)?.name;
+    let query: Limit = verified.query()?;
     let limit = query.limit.unwrap_or(HISTORY_DEFAULT).clamp(1, HISTORY_MAX);
     let deployments = app.history.deployments(project.clone(), limit).await?;
     let releases = app.history.releases(project.clone(), limit).await?;
