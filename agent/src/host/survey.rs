@@ -34,6 +34,7 @@ impl DockerHost {
             services: join_all(services).await.into_iter().collect(),
             files: source_files(&read.sources),
             free_bytes: disk.free_bytes,
+            unset_variables: read.model.unset_variables.iter().cloned().collect(),
         })
     }
 

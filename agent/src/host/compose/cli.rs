@@ -188,7 +188,11 @@ impl ComposeProject {
         let Some(json) = output.stdout.whole() else {
             return Err(ComposeError::ConfigTooLarge);
         };
-        Ok(Model::parse(json)?)
+        let stderr = String::from_utf8_lossy(output.stderr.whole().unwrap_or_default());
+        Ok(Model {
+            unset_variables: super::failure::unset_variables(&stderr),
+            ..Model::parse(json)?
+        })
     }
 
     /// Creates and starts new containers for these services and no other, from images that are on the host already.

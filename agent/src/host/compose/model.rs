@@ -17,6 +17,8 @@ pub struct Model {
     pub services: BTreeMap<ServiceName, ComposeService>,
     /// The rest (networks, volumes, configs, ...; no extension fields), a fingerprint for each key.
     pub rest: BTreeMap<String, Fingerprint>,
+    /// The variables that are set nowhere and that Compose took as blank.
+    pub unset_variables: BTreeSet<String>,
 }
 
 /// A service as Compose sees it.
@@ -132,6 +134,7 @@ impl Model {
         Ok(Self {
             services,
             rest: fingerprints(&top),
+            unset_variables: BTreeSet::new(),
         })
     }
 

@@ -87,7 +87,11 @@ impl Pss {
 
     fn row(&self, table: &mut Table, name: &str, has_aim: bool) {
         let mib = |kib: u64| megabytes(kib * 1_000_000 / 1024);
-        let words = format!("{:.1} MiB ({:.1} of it its own)", mib(self.all), mib(self.anonymous));
+        let words = format!(
+            "{:.1} MiB ({:.1} of it its own)",
+            mib(self.all),
+            mib(self.anonymous)
+        );
         let aim = if has_aim {
             Aim::met(self.all <= PSS_AIM_KIB, "8 MiB")
         } else {
