@@ -96,7 +96,7 @@ impl DockerHost {
     }
 
     /// The project's containers, less one-off and half-made ones.
-    async fn containers(&self, project: &Project) -> Result<Vec<Container>, Problem> {
+    pub(super) async fn containers(&self, project: &Project) -> Result<Vec<Container>, Problem> {
         let containers = self
             .engine
             .containers(&project.name)
