@@ -13,7 +13,9 @@ use deploy_agent::host::compose::Surroundings;
 use deploy_agent::serve;
 use deploy_agent::systemd::ServiceManager;
 use jiff::Timestamp;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Deploys Docker Compose projects on this host, asked by signed requests
 #[derive(Debug, Parser)]
@@ -139,17 +141,21 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failed> {
     runtime.map_err(|error| Failed::new(&error, None))
 }
 
-/// Logs to standard error, which systemd keeps: there without time and colour, which it adds itself.
+/// Logs to standard error, which systemd keeps: there without time and colour, which it adds itself. `RUST_LOG` is
+/// a level, or `TARGET=LEVEL` with commas between; what cannot be read is `info`.
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let asked = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let filter = asked
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let logs = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
+    let registry = tracing_subscriber::registry().with(filter);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        logs.without_time().init()
+        registry.with(logs.without_time()).init()
     } else {
-        logs.init()
+        registry.with(logs).init()
     }
 }

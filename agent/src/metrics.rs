@@ -162,11 +162,14 @@ impl Metrics {
         self.deployment_seconds
             .get_or_create(&project_labels(project))
             .set(seconds);
-        self.project_stands(
-            project,
-            outcome.release.map(|release| release.0),
-            outcome.result == Ending::Stuck,
-        );
+        match outcome.result {
+            Ending::Live | Ending::RolledBack | Ending::Stuck => {
+                let stuck = outcome.result == Ending::Stuck;
+                self.project_stands(project, outcome.release.map(|release| release.0), stuck);
+            }
+            // Nothing was touched: the project stands as it stood.
+            Ending::Refused | Ending::Unchanged => {}
+        }
     }
 
     /// Counts a request on the signed API.

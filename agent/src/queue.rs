@@ -244,8 +244,10 @@ impl<H: Host> Queue<H> {
             Code::Superseded,
             format!("a newer deployment, {by}, took its place in the queue"),
         );
-        if let Err(error) = self.runner.give_up(older, problem).await {
-            drop(self.fatal.try_send(error));
+        let project = older.project.clone();
+        match self.runner.give_up(older, problem).await {
+            Ok(outcome) => self.metrics.deployment_ended(&project, &outcome),
+            Err(error) => drop(self.fatal.try_send(error)),
         }
     }
 }

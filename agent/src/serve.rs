@@ -11,7 +11,6 @@ use std::time::Duration;
 use axum_server::Handle;
 use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use deploy_proto::event::Ending;
 use hyper_util::rt::TokioTimer;
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -222,23 +221,18 @@ fn assemble(
 async fn stand(app: &App) -> Result<(), HistoryError> {
     for project in app.settings.config().projects.keys() {
         app.metrics.know_project(project);
-        let release = app
-            .history
-            .live_release(project.clone())
-            .await?
-            .map(|release| release.number.0);
-        let last = app.history.deployments(project.clone(), 1).await?.pop();
-        let stuck = last
-            .and_then(|last| last.outcome)
-            .filter(|outcome| outcome.result == Ending::Stuck);
-        if let Some(outcome) = &stuck {
+        let stuck = app.history.stuck(project.clone()).await?;
+        if let Some(outcome) = stuck.as_ref().and_then(|deployment| deployment.outcome.as_ref()) {
             let trouble = outcome.trouble.as_ref().map_or("", |problem| &problem.detail);
             tracing::error!(
                 project = project.as_str(),
                 trouble,
-                "the last deployment is stuck: a person is needed"
+                "the project is stuck: a person is needed"
             );
         }
+        let live = app.history.live_release(project.clone()).await?;
+        // Stuck, no release runs whole.
+        let release = live.filter(|_| stuck.is_none()).map(|release| release.number.0);
         app.metrics.project_stands(project, release, stuck.is_some());
     }
     Ok(())

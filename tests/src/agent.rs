@@ -37,6 +37,34 @@ pub struct Programs {
     pub ctl: PathBuf,
 }
 
+impl Programs {
+    fn of(folder: &Path) -> Self {
+        Self {
+            agent: folder.join("deploy-agent"),
+            ctl: folder.join("deployctl"),
+        }
+    }
+}
+
+/// Builds the programs as they are released, when they are not fresh: for measuring, not for tests.
+pub fn release_programs() -> Result<Programs> {
+    // By name, as they are packaged: a crate of the tests must not give their dependencies another feature.
+    Run::within(Duration::from_secs(1800), option_env!("CARGO").unwrap_or("cargo"))
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "deploy-agent",
+            "--package",
+            "deployctl",
+        ])
+        .args(["--target-dir".as_ref(), target_dir().as_os_str()])
+        .dir(workspace())
+        .text()?;
+    Ok(Programs::of(&target_dir().join("release")))
+}
+
 /// Returns the debug builds of this checkout, built when they are not fresh.
 pub fn programs() -> Result<Programs> {
     static BUILT: OnceLock<Result<Programs, String>> = OnceLock::new();
@@ -53,11 +81,7 @@ fn build() -> Result<Programs> {
         .args([target_dir()])
         .dir(workspace())
         .text()?;
-    let debug = target_dir().join("debug");
-    Ok(Programs {
-        agent: debug.join("deploy-agent"),
-        ctl: debug.join("deployctl"),
-    })
+    Ok(Programs::of(&target_dir().join("debug")))
 }
 
 /// What a test wants of the agent's configuration; the rest is what `deploy-agent add` writes, with short times.
@@ -75,6 +99,7 @@ pub struct Settings {
     docker_config: Option<PathBuf>,
     names: Vec<String>,
     env: BTreeMap<String, String>,
+    programs: Option<Programs>,
 }
 
 impl Default for Settings {
@@ -95,6 +120,7 @@ impl Default for Settings {
             docker_config: None,
             names: Vec::new(),
             env: BTreeMap::new(),
+            programs: None,
         }
     }
 }
@@ -139,6 +165,13 @@ impl Settings {
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         self.names.push(name.to_owned());
+        self
+    }
+
+    /// Runs other builds than those for debugging.
+    #[must_use]
+    pub fn programs(mut self, programs: Programs) -> Self {
+        self.programs = Some(programs);
         self
     }
 
@@ -210,7 +243,10 @@ impl Agent {
 
     /// Lays the folder out and makes the caller's key; nothing is registered and nothing runs.
     pub fn prepare(project: &str, settings: Settings) -> Result<Self> {
-        let programs = programs()?;
+        let programs = match &settings.programs {
+            Some(programs) => programs.clone(),
+            None => programs()?,
+        };
         let home = temporary_dir("agent")?;
         for dir in ["config", "config/projects.d", "state", "home"] {
             fs::create_dir(home.path().join(dir))?;

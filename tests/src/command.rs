@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 const DEADLINE: Duration = Duration::from_secs(180);
 
 /// What is kept of the environment: enough to find the programs, their toolchain and the Engine.
-pub(crate) const KEPT: [&str; 8] = [
+pub(crate) const KEPT: [&str; 9] = [
     "PATH",
     "HOME",
     "TMPDIR",
@@ -21,6 +21,8 @@ pub(crate) const KEPT: [&str; 8] = [
     "CARGO_HOME",
     "RUSTUP_HOME",
     "RUSTUP_TOOLCHAIN",
+    // Where it is 0, a program that calls rustc must not begin to install or update a toolchain.
+    "RUSTUP_AUTO_INSTALL",
     "SSL_CERT_FILE",
 ];
 

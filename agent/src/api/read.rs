@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use deploy_proto::event::Ending;
 use deploy_proto::names::DeploymentId;
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::release::{
@@ -23,6 +22,9 @@ use crate::policy;
 
 /// How many deployments and releases an answer has when the caller does not say.
 const HISTORY_DEFAULT: u32 = 20;
+
+/// How many deployments `status` looks at: one that runs, one that waits, and the last that ended.
+const RECENT: u32 = 4;
 
 /// The projects that this key may touch.
 pub(super) async fn projects(State(app): State<Arc<App>>, verified: Verified) -> Json<Projects> {
@@ -47,14 +49,15 @@ pub(super) async fn status(
 ) -> Result<Json<ProjectStatus>, Refusal> {
     let project = readable(&app, &verified, &name)?;
     let name = project.name.clone();
-    let (release, deployments, last_live, services) = tokio::join!(
+    let (release, deployments, last_live, stuck, services) = tokio::join!(
         app.history.live_release(name.clone()),
-        app.history.deployments(name.clone(), 2),
+        app.history.deployments(name.clone(), RECENT),
         app.history.last_live_plan(name.clone()),
+        app.history.stuck(name.clone()),
         app.host.services(&project, Checks::Engine),
     );
     let (services, files) = services?;
-    let deployments = deployments?;
+    let (deployments, stuck) = (deployments?, stuck?);
     let running = deployments
         .iter()
         .find(|deployment| deployment.ended_at.is_none())
@@ -63,7 +66,7 @@ pub(super) async fn status(
         .iter()
         .find(|deployment| deployment.ended_at.is_some())
         .map(Deployment::view);
-    let mut attention: Vec<String> = last.iter().filter_map(stuck).collect();
+    let mut attention: Vec<String> = stuck.iter().map(needs_a_person).collect();
     if let (Some(plan), None) = (last_live?, &running) {
         let left = plan.files_after();
         let edited = planning::edited_files(&left, &files)
@@ -79,7 +82,8 @@ pub(super) async fn status(
     }
     Ok(Json(ProjectStatus {
         project: name,
-        release: release?.map(|release| release.view()),
+        // Stuck, no release runs whole: naming one would be a claim that was not checked.
+        release: release?.filter(|_| stuck.is_none()).map(|release| release.view()),
         services,
         running,
         last,
@@ -87,16 +91,15 @@ pub(super) async fn status(
     }))
 }
 
-fn stuck(last: &DeploymentView) -> Option<String> {
-    let outcome = last
-        .outcome
-        .as_ref()
-        .filter(|outcome| outcome.result == Ending::Stuck)?;
-    let trouble = outcome.trouble.as_ref().map_or("", |problem| &problem.detail);
-    Some(format!(
+fn needs_a_person(stuck: &Deployment) -> String {
+    let outcome = stuck.outcome.as_ref();
+    let trouble = outcome
+        .and_then(|outcome| outcome.trouble.as_ref())
+        .map_or("", |problem| &problem.detail);
+    format!(
         "deployment {} is stuck, a person is needed: {trouble}",
-        last.id
-    ))
+        stuck.id()
+    )
 }
 
 /// Every check of every service, run now.

@@ -1,6 +1,6 @@
 //! Which services a push means, and what is written for them. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use deploy_proto::image::{Digest, ImageRef};
 use deploy_proto::names::ServiceName;
@@ -11,20 +11,30 @@ use super::facts::{Facts, ServiceFacts};
 use crate::config::Pin;
 use crate::policy;
 
+/// What a push means.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// The services to deploy, with their images as they were pushed.
+    pub images: BTreeMap<ServiceName, ImageRef>,
+    /// Services that use a pushed repository and are left alone: they belong to a profile and do not run.
+    pub idle: BTreeSet<ServiceName>,
+}
+
 /// Works out which services a push names, and with which image, checking that this key may push these services.
 ///
 /// # Errors
 /// An unknown service, a repository that no service uses, one service named twice with different images, a service
 /// that is out of the key's scope.
-pub fn choose(
-    changes: &[Change],
-    facts: &Facts,
-    scope: &policy::ServiceScope,
-) -> Result<BTreeMap<ServiceName, ImageRef>, Problem> {
+pub fn choose(changes: &[Change], facts: &Facts, scope: &policy::ServiceScope) -> Result<Chosen, Problem> {
+    let mut idle = BTreeSet::new();
     let mut chosen: BTreeMap<ServiceName, ImageRef> = BTreeMap::new();
     for change in changes {
         for service in named_by(change, facts)? {
             scope.permits(&service)?;
+            if change.service.is_none() && is_idle(facts, &service) {
+                idle.insert(service);
+                continue;
+            }
             match chosen.insert(service.clone(), change.image.clone()) {
                 Some(other) if other != change.image => {
                     let both = format!(
@@ -37,7 +47,14 @@ pub fn choose(
             }
         }
     }
-    Ok(chosen)
+    idle.retain(|service| !chosen.contains_key(service));
+    Ok(Chosen { images: chosen, idle })
+}
+
+/// Whether it belongs to a profile and does not run: `docker compose up` would not start it either.
+fn is_idle(facts: &Facts, service: &ServiceName) -> bool {
+    let facts = facts.services.get(service);
+    facts.is_some_and(|facts| facts.has_profile && facts.running.is_none())
 }
 
 fn named_by(change: &Change, facts: &Facts) -> Result<Vec<ServiceName>, Problem> {

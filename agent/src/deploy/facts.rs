@@ -44,6 +44,8 @@ impl fmt::Debug for SourceFile {
 pub struct ServiceFacts {
     /// The image that the model names; none when it is only built, or names no valid image.
     pub image: Option<ImageRef>,
+    /// Whether it belongs to a profile, and so is not started with the others.
+    pub has_profile: bool,
     /// The services it depends on.
     pub depends_on: Vec<ServiceName>,
     /// Whether it has a healthcheck, in the Compose file or (as far as a container shows) in its image.

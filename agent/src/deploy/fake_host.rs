@@ -11,7 +11,7 @@ use deploy_proto::problem::{Code, Problem};
 
 use super::facts::{Facts, RunningFacts, ServiceFacts, SourceFile};
 use super::phase::{Action, Failure};
-use super::plan::{Edits, FileEdit, LineEdit, Plan};
+use super::plan::{Edits, FileEdit, LineEdit, Plan, ServicePlan};
 use super::port::{EditFailure, Host, LogTail, Progress, Summary};
 use crate::config::Project;
 
@@ -30,6 +30,8 @@ pub(crate) enum Answer {
 pub(crate) struct FakeHost {
     answers: Mutex<HashMap<Action, Answer>>,
     asked: Mutex<Vec<Action>>,
+    /// The images that edits wrote, where one did.
+    written: Mutex<BTreeMap<ServiceName, ImageRef>>,
 }
 
 pub(crate) const FILE: &str = "/srv/shop/compose.yaml";
@@ -83,14 +85,26 @@ fn service(name: &str) -> ServiceName {
 impl Host for FakeHost {
     async fn facts(&self, _project: &Project) -> Result<Facts, Failure> {
         self.yes_or_no(Action::Plan).await?;
-        let facts = |image: &str| ServiceFacts {
-            image: Some(image.parse().unwrap()),
-            running: Some(RunningFacts {
+        let written = self
+            .written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let facts = |name: &str, found: &str| {
+            let image = written
+                .get(&service(name))
+                .cloned()
+                .unwrap_or_else(|| found.parse().unwrap());
+            let running = RunningFacts {
                 image_id: format!("id of {image}"),
-                digest: OLD_DIGEST.parse().ok(),
+                digest: image.digest().cloned().or_else(|| OLD_DIGEST.parse().ok()),
                 is_well: true,
-            }),
-            ..ServiceFacts::default()
+            };
+            ServiceFacts {
+                image: Some(image),
+                running: Some(running),
+                ..ServiceFacts::default()
+            }
         };
         Ok(Facts {
             services: BTreeMap::from([
@@ -98,11 +112,11 @@ impl Host for FakeHost {
                     service("api"),
                     ServiceFacts {
                         depends_on: vec![service("db"), service("worker")],
-                        ..facts("acme/api:v1")
+                        ..facts("api", "acme/api:v1")
                     },
                 ),
-                (service("worker"), facts("acme/worker:v1")),
-                (service("db"), facts("postgres:16")),
+                (service("worker"), facts("worker", "acme/worker:v1")),
+                (service("db"), facts("db", "postgres:16")),
             ]),
             files: vec![SourceFile {
                 path: FILE.into(),
@@ -152,6 +166,15 @@ impl Host for FakeHost {
         })
     }
 
+    async fn check_unchanged(
+        &self,
+        _project: &Project,
+        _plan: &Plan,
+        _progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
+        self.yes_or_no(Action::Watch).await
+    }
+
     async fn pull(
         &self,
         _project: &Project,
@@ -165,11 +188,18 @@ impl Host for FakeHost {
         self.yes_or_no(Action::Gate).await
     }
 
-    async fn edit(&self, _project: &Project, _plan: &Plan) -> Result<Summary, EditFailure> {
-        self.ask(Action::Edit).await.map_err(|answer| match answer {
+    async fn edit(&self, _project: &Project, plan: &Plan) -> Result<Summary, EditFailure> {
+        let summary = self.ask(Action::Edit).await.map_err(|answer| match answer {
             Answer::NoAndUndone => EditFailure::Undone(no(Action::Edit)),
             Answer::Yes | Answer::No | Answer::Never => EditFailure::NotUndone(no(Action::Edit)),
-        })
+        })?;
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.extend(
+            plan.services
+                .iter()
+                .map(|service| (service.service.clone(), service.written.clone())),
+        );
+        Ok(summary)
     }
 
     async fn restart(
@@ -190,8 +220,12 @@ impl Host for FakeHost {
         self.yes_or_no(Action::Watch).await
     }
 
-    async fn restore(&self, _project: &Project, _plan: &Plan) -> Result<Summary, Failure> {
-        self.yes_or_no(Action::Restore).await
+    async fn restore(&self, _project: &Project, plan: &Plan) -> Result<Summary, Failure> {
+        let summary = self.yes_or_no(Action::Restore).await?;
+        let old = |service: &ServicePlan| Some((service.service.clone(), service.old.clone()?));
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.extend(plan.services.iter().filter_map(old));
+        Ok(summary)
     }
 
     async fn restart_old(

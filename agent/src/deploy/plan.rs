@@ -57,6 +57,8 @@ pub struct ServicePlan {
     pub written: ImageRef,
     /// The local id of the new image, where an earlier release recorded it.
     pub new_image_id: Option<String>,
+    /// Whether it was well before: one that was not is put back as sick as it was.
+    pub old_was_well: bool,
     /// How its health is judged, for people.
     pub judged_by: Vec<String>,
 }
@@ -145,8 +147,13 @@ pub fn changing(
     })
 }
 
-/// Whether the file names this tag already, and a well container runs this very image.
+/// Whether the file names this tag already, and well containers run this very image.
 fn runs_already(wanted: &Wanted, now: &ServiceFacts) -> bool {
+    has_image(wanted, now) && now.running.as_ref().is_some_and(|running| running.is_well)
+}
+
+/// Whether the file names this tag already, and the containers are of this very image, whether or not they are well.
+pub fn has_image(wanted: &Wanted, now: &ServiceFacts) -> bool {
     let Some(running) = &now.running else { return false };
     let same_text = now.image.as_ref().is_some_and(|image| {
         image == &wanted.written || (image.digest().is_none() && image == &wanted.written.without_digest())
@@ -155,7 +162,7 @@ fn runs_already(wanted: &Wanted, now: &ServiceFacts) -> bool {
         (Some(wanted), Some(running)) => wanted == running,
         (Some(_), None) | (None, _) => wanted.image_id.as_ref() == Some(&running.image_id),
     };
-    same_text && same_image && running.is_well
+    same_text && same_image
 }
 
 /// Puts the plan together.
@@ -254,6 +261,7 @@ fn service_plan(
         new: wanted.image.clone(),
         written: images.get(service).unwrap_or(&wanted.written).clone(),
         new_image_id: wanted.image_id.clone(),
+        old_was_well: running.is_none_or(|running| running.is_well),
         judged_by: judged_by(project, now, service),
     })
 }
@@ -361,6 +369,13 @@ impl Plan {
             }
         };
         self.files.iter().map(after).collect()
+    }
+
+    /// The same plan with one more thing that the caller should know.
+    #[must_use]
+    pub fn warn(mut self, warning: String) -> Self {
+        self.warnings.push(warning);
+        self
     }
 
     /// The plan as callers see it. `takes_number` is false in a dry run of a push.

@@ -23,7 +23,7 @@ use crate::policy::{self, ServiceScope};
 pub struct Planned {
     /// The plan.
     pub plan: Plan,
-    /// The release that a push makes and, at a project's first deployment, the one that was found.
+    /// The release that a push makes and, when what runs is no recorded release, the one that was found.
     pub releases: Vec<Release>,
 }
 
@@ -102,33 +102,33 @@ async fn plan_push<H: Host>(
             history.last_live_plan(project.name.clone()).await?,
         )?;
     }
-    let wanted = wanted_by_push(project, &chosen, &digests)?;
+    let wanted = wanted_by_push(project, &chosen.images, &digests)?;
     let live = history.live_release(project.name.clone()).await?;
     let next = history.next_release(project.name.clone()).await?;
-    let found = live
-        .is_none()
-        .then(|| found_release(project, &facts, asked.now, next));
+    let is_what_runs = live.as_ref().is_some_and(|live| describes(live, project, &facts));
+    let before = live.as_ref().map(|release| release.number);
+    let found = (!is_what_runs).then(|| found_release(project, &facts, asked.now, next, before));
     let to = if found.is_some() {
         ReleaseNumber(next.0 + 1)
     } else {
         next
     };
-    let from = live.as_ref().or(found.as_ref()).map(|release| release.number);
-    let plan = assemble(
-        host,
-        &Purpose {
-            project,
-            from,
-            to,
-            now: asked.now,
-        },
-        &facts,
-        &wanted,
-    )
-    .await?;
+    let from = found.as_ref().map(|release| release.number).or(before);
+    let purpose = Purpose {
+        project,
+        from,
+        to,
+        now: asked.now,
+    };
+    let plan = assemble(host, &purpose, &facts, &wanted).await?;
+    let plan = chosen
+        .idle
+        .iter()
+        .fold(plan, |plan, service| plan.warn(left_alone(service)));
     let made = Release {
         project: project.name.clone(),
         number: to,
+        parent: from,
         state: ReleaseState::Deploying,
         version: push.version.clone(),
         key: Some(asked.key.clone()),
@@ -142,6 +142,28 @@ async fn plan_push<H: Host>(
         found.into_iter().chain([made]).collect()
     };
     Ok(Planned { plan, releases })
+}
+
+fn left_alone(service: &ServiceName) -> String {
+    format!("{service} belongs to a profile and does not run: it is left alone; deploy it by name with --set")
+}
+
+/// Whether a recorded release is what the project's deployable services are now, as far as files and containers tell.
+/// It is not when somebody deployed past the agent: what is found then is a release of its own, to go back to.
+fn describes(release: &Release, project: &Project, facts: &Facts) -> bool {
+    let managed = |image: &&ReleaseImage| policy::is_listed(project, image.image.repository());
+    release.images.iter().filter(managed).all(|image| {
+        let Some(now) = facts.services.get(&image.service) else {
+            return true;
+        };
+        let same_text = now.image.as_ref() == Some(&image.written);
+        let running = now.running.as_ref().and_then(|running| running.digest.as_ref());
+        let same_image = match (image.image.digest(), running) {
+            (Some(recorded), Some(running)) => recorded == running,
+            (None, _) | (_, None) => true,
+        };
+        same_text && same_image
+    })
 }
 
 async fn plan_rollback<H: Host>(
@@ -237,7 +259,7 @@ fn wanted_by_rollback(
     };
     let managed = |image: &&ReleaseImage| policy::is_listed(project, image.image.repository());
     let runs = |image: &&ReleaseImage| {
-        let ran_then = image.image_id.is_some() || image.image.digest().is_some();
+        let ran_then = image.changed || image.image_id.is_some();
         let facts = facts.services.get(&image.service);
         facts.is_some_and(|facts| ran_then || facts.running.is_some())
     };
@@ -248,14 +270,18 @@ fn wanted_by_rollback(
         .filter(runs)
         .map(of)
         .collect();
-    let (changing, _same) = plan::changing(&all, facts);
-    for service in &changing {
+    // By image alone: a service that runs the same in both releases is none of a rollback's business, however it is.
+    let differs = |(service, wanted): &(ServiceName, Wanted)| {
+        facts
+            .services
+            .get(service)
+            .is_none_or(|now| !plan::has_image(wanted, now))
+    };
+    let different: BTreeMap<_, _> = all.into_iter().filter(differs).collect();
+    for service in different.keys() {
         scope.permits(service)?;
     }
-    Ok(all
-        .into_iter()
-        .filter(|(service, _)| changing.contains(service))
-        .collect())
+    Ok(different)
 }
 
 fn no_target(project: &Project, target: &RollbackTarget) -> Problem {
@@ -277,10 +303,17 @@ fn no_target(project: &Project, target: &RollbackTarget) -> Problem {
 }
 
 /// The release that a project ran before the agent's first deployment of it, as it was found.
-fn found_release(project: &Project, facts: &Facts, now: Timestamp, number: ReleaseNumber) -> Release {
+fn found_release(
+    project: &Project,
+    facts: &Facts,
+    now: Timestamp,
+    number: ReleaseNumber,
+    parent: Option<ReleaseNumber>,
+) -> Release {
     Release {
         project: project.name.clone(),
         number,
+        parent,
         state: ReleaseState::Live,
         version: None,
         key: None,

@@ -56,6 +56,14 @@ pub trait Host: Send + Sync + 'static {
         wanted: &BTreeMap<ServiceName, ImageRef>,
     ) -> impl Future<Output = Result<Edits, Failure>> + Send;
 
+    /// Checks that the services that run what was asked for already are well, as after a restart.
+    fn check_unchanged(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> impl Future<Output = Result<Summary, Failure>> + Send;
+
     /// Pulls the plan's images that are not here yet.
     fn pull(
         &self,

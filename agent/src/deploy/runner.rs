@@ -291,6 +291,8 @@ impl<H: Host> Runner<H> {
             self.history
                 .planned(deployment.id().clone(), planned.plan.clone(), planned.releases)
                 .await?;
+            deployment.from = planned.plan.from;
+            deployment.to = Some(planned.plan.to).filter(|_| !planned.plan.services.is_empty());
             deployment.plan = Some(planned.plan);
         }
         let Some(plan) = &deployment.plan else {
@@ -306,10 +308,22 @@ impl<H: Host> Runner<H> {
                 .await?,
         );
         if takes_number {
-            Ok((Seen::Done, plan_summary(plan)))
-        } else {
-            Ok((Seen::NothingToDo, "nothing to do".to_owned()))
+            return Ok((Seen::Done, plan_summary(plan)));
         }
+        // "Runs already" is said only of what is well, by the same checks as after a restart.
+        let id = deployment.id().clone();
+        let progress = |what| {
+            self.feed.send(Event {
+                seq: None,
+                at: (self.now)(),
+                deployment: id.clone(),
+                what,
+            })
+        };
+        Ok(match self.host.check_unchanged(project, plan, &progress).await {
+            Ok(summary) => (Seen::NothingToDo, summary),
+            Err(failure) => (Seen::Failed(failure), String::new()),
+        })
     }
 
     async fn back_up(

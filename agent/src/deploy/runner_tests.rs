@@ -180,8 +180,15 @@ async fn what_runs_already_is_not_touched() {
     let bench = Bench::new();
     let outcome = bench.run(push(1, "v1")).await;
     assert_eq!(outcome.result, Ending::Unchanged);
-    assert_eq!(bench.host.asked(), [Action::Plan]);
+    assert_eq!(bench.host.asked(), [Action::Plan, Action::Watch]);
     assert_eq!(bench.states().await, []);
+    bench.host.answer(Action::Watch, Answer::No);
+    let outcome = bench.run(push(2, "v1")).await;
+    assert_eq!(
+        outcome.result,
+        Ending::Refused,
+        "what runs already and is sick is no success"
+    );
 }
 
 #[tokio::test]
@@ -353,20 +360,23 @@ async fn a_stopping_agent_leaves_the_deployment_in_the_journal() {
     assert_eq!(bench.restart().await.result, Ending::Live);
 }
 
+fn back(id: u64, to: RollbackTarget) -> Request {
+    let id = DeploymentId::from_bits(id);
+    Request::Rollback(Rollback {
+        id,
+        to,
+        queue: false,
+        source: Source::default(),
+    })
+}
+
 #[tokio::test]
-async fn a_rollback_goes_to_the_release_before_and_a_second_one_further_back() {
+async fn a_rollback_goes_to_what_ran_before_and_never_to_what_was_rolled_back_from() {
+    use ReleaseState::{Live, Replaced};
     let bench = Bench::new();
     for (id, tag) in [(1, "v2"), (2, "v3")] {
         assert_eq!(bench.run(push(id, tag)).await.result, Ending::Live);
     }
-    let back = |id, to| {
-        Request::Rollback(Rollback {
-            id: DeploymentId::from_bits(id),
-            to,
-            queue: false,
-            source: Source::default(),
-        })
-    };
     let outcome = bench
         .run(back(3, RollbackTarget::Version("v2".parse().unwrap())))
         .await;
@@ -374,12 +384,45 @@ async fn a_rollback_goes_to_the_release_before_and_a_second_one_further_back() {
         (outcome.result, outcome.release),
         (Ending::Live, Some(ReleaseNumber(2)))
     );
-    use ReleaseState::{Live, Replaced};
     assert_eq!(bench.states().await, [(1, Replaced), (2, Live), (3, Replaced)]);
-    let outcome = bench.run(back(4, RollbackTarget::Back(5))).await;
+
+    // v3 was rejected: after a push of v4, back is v2, and two back is what was found.
+    assert_eq!(bench.run(push(4, "v4")).await.release, Some(ReleaseNumber(4)));
+    assert_eq!(
+        bench.run(back(5, RollbackTarget::Back(1))).await.release,
+        Some(ReleaseNumber(2))
+    );
+    assert_eq!(bench.run(push(6, "v5")).await.release, Some(ReleaseNumber(5)));
+    assert_eq!(
+        bench.run(back(7, RollbackTarget::Back(2))).await.release,
+        Some(ReleaseNumber(1))
+    );
+
+    let outcome = bench.run(back(8, RollbackTarget::Back(5))).await;
     assert_eq!(outcome.result, Ending::Refused);
     assert_eq!(
         outcome.problem.unwrap().detail,
         "project shop has no successful release 5 back"
     );
+}
+
+#[tokio::test]
+async fn a_project_is_stuck_until_a_deployment_ends_well() {
+    let bench = Bench::new();
+    bench.host.answer(Action::Watch, Answer::No);
+    bench.host.answer(Action::RestartOld, Answer::No);
+    assert_eq!(bench.run(push(1, "v2")).await.result, Ending::Stuck);
+    let stuck = || async { bench.history.stuck(project().name).await.unwrap().is_some() };
+    assert!(stuck().await);
+    bench.host.answer(Action::Pull, Answer::No);
+    assert_eq!(bench.run(push(2, "v3")).await.result, Ending::Refused);
+    assert!(
+        stuck().await,
+        "a refused push touches nothing, so the project is as stuck as before"
+    );
+    for action in [Action::Pull, Action::Watch, Action::RestartOld] {
+        bench.host.answer(action, Answer::Yes);
+    }
+    assert_eq!(bench.run(push(3, "v3")).await.result, Ending::Live);
+    assert!(!stuck().await);
 }

@@ -83,8 +83,12 @@ pub struct Deployment {
     /// How often this phase was begun before, counting restarts of the agent. The row of a fresh deployment says 1
     /// already, so that its first run needs no write of its own.
     pub attempts: u32,
-    /// What it does; none until it is planned.
+    /// What it does; none until it is planned, and none in a list of deployments: it holds whole files.
     pub plan: Option<Plan>,
+    /// The release that ran before.
+    pub from: Option<ReleaseNumber>,
+    /// The release that it makes or goes back to; none until it is planned.
+    pub to: Option<ReleaseNumber>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
     /// How it ended.
@@ -109,6 +113,8 @@ impl Deployment {
             phase: Phase::Accepted,
             attempts: 0,
             plan: None,
+            from: None,
+            to: None,
             ended_at: None,
             outcome: None,
         }
@@ -127,8 +133,8 @@ impl Deployment {
             kind: self.request.kind(),
             key: self.key.clone(),
             source: self.request.source().clone(),
-            from: self.plan.as_ref().and_then(|plan| plan.from),
-            to: self.plan.as_ref().map(|plan| plan.to),
+            from: self.from,
+            to: self.to,
             version: self.request.version().cloned(),
             accepted_at: self.accepted_at,
             phase: self.phase.name(),
@@ -138,8 +144,9 @@ impl Deployment {
     }
 }
 
-const COLUMNS: &str =
-    "project, request, key, services, accepted_at, phase, attempts, plan, ended_at, outcome";
+const COLUMNS: &str = "project, request, key, services, accepted_at, phase, attempts, plan, from_release, to_release, ended_at, outcome";
+/// For lists: a plan holds the bytes of all files, before and after.
+const COLUMNS_WITHOUT_PLAN: &str = "project, request, key, services, accepted_at, phase, attempts, NULL, from_release, to_release, ended_at, outcome";
 
 impl History {
     /// Records an accepted deployment and its first events.
@@ -227,7 +234,7 @@ impl History {
     /// The database cannot be read.
     pub async fn deployment(&self, id: DeploymentId) -> Result<Option<Deployment>, HistoryError> {
         self.with(move |connection| {
-            let found = select(connection, "WHERE id = ?1", [id.as_str()])?;
+            let found = select(connection, COLUMNS, "WHERE id = ?1", [id.as_str()])?;
             Ok(found.into_iter().next())
         })
         .await
@@ -245,6 +252,7 @@ impl History {
         self.with(move |connection| {
             select(
                 connection,
+                COLUMNS_WITHOUT_PLAN,
                 "WHERE project = ?1 ORDER BY ordinal DESC LIMIT ?2",
                 (project.as_str(), limit),
             )
@@ -261,10 +269,26 @@ impl History {
             let filter = "WHERE project = ?1 AND phase = ?2 ORDER BY ordinal DESC LIMIT 1";
             let found = select(
                 connection,
+                COLUMNS,
                 filter,
                 (project.as_str(), to_json("a phase", &Phase::Live)?),
             )?;
             Ok(found.into_iter().next().and_then(|deployment| deployment.plan))
+        })
+        .await
+    }
+
+    /// The deployment that the project is stuck in: the last one that touched it (was not refused, and had something to
+    /// do), when that ended stuck.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn stuck(&self, project: ProjectName) -> Result<Option<Deployment>, HistoryError> {
+        self.with(move |connection| {
+            let filter = "WHERE project = ?1 AND ended_at IS NOT NULL
+                AND json_extract(phase, '$.phase') NOT IN ('refused', 'unchanged') ORDER BY ordinal DESC LIMIT 1";
+            let touched = select(connection, COLUMNS_WITHOUT_PLAN, filter, [project.as_str()])?.into_iter().next();
+            Ok(touched.filter(|last| matches!(last.phase, Phase::Stuck { .. })))
         })
         .await
     }
@@ -274,7 +298,7 @@ impl History {
     /// # Errors
     /// The database cannot be read.
     pub async fn unfinished(&self) -> Result<Vec<Deployment>, HistoryError> {
-        self.with(|connection| select(connection, "WHERE ended_at IS NULL ORDER BY ordinal", []))
+        self.with(|connection| select(connection, COLUMNS, "WHERE ended_at IS NULL ORDER BY ordinal", []))
             .await
     }
 
@@ -352,11 +376,12 @@ pub(super) fn to_json_sql<T: Serialize>(value: &T) -> Result<String, rusqlite::E
 
 fn select(
     connection: &Connection,
+    columns: &str,
     filter: &str,
     parameters: impl rusqlite::Params,
 ) -> Result<Vec<Deployment>, HistoryError> {
     let rows: Vec<Columns> = connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM deployment {filter}"))
+        .prepare_cached(&format!("SELECT {columns} FROM deployment {filter}"))
         .and_then(|mut statement| statement.query_map(parameters, Columns::read)?.collect())
         .map_err(sql("read deployments"))?;
     rows.into_iter().map(Columns::deployment).collect()
@@ -372,6 +397,8 @@ struct Columns {
     phase: String,
     attempts: u32,
     plan: Option<String>,
+    from: Option<u32>,
+    to: Option<u32>,
     ended_at: Option<String>,
     outcome: Option<String>,
 }
@@ -387,8 +414,10 @@ impl Columns {
             phase: row.get(5)?,
             attempts: row.get(6)?,
             plan: row.get(7)?,
-            ended_at: row.get(8)?,
-            outcome: row.get(9)?,
+            from: row.get(8)?,
+            to: row.get(9)?,
+            ended_at: row.get(10)?,
+            outcome: row.get(11)?,
         })
     }
 
@@ -406,6 +435,8 @@ impl Columns {
                 .as_deref()
                 .map(|text| from_json("a plan", text))
                 .transpose()?,
+            from: self.from.map(ReleaseNumber),
+            to: self.to.map(ReleaseNumber),
             ended_at: self
                 .ended_at
                 .as_deref()

@@ -23,6 +23,8 @@ pub struct Release {
     pub project: ProjectName,
     /// Its number.
     pub number: ReleaseNumber,
+    /// The release that ran when this one was made: where `rollback` goes from here.
+    pub parent: Option<ReleaseNumber>,
     /// How it stands.
     pub state: ReleaseState,
     /// The caller's label.
@@ -85,11 +87,17 @@ impl History {
         releases: Vec<Release>,
     ) -> Result<(), HistoryError> {
         self.with(move |connection| {
+            let to = Some(plan.to).filter(|_| !plan.services.is_empty());
             let transaction = connection.transaction().map_err(sql("begin to record a plan"))?;
             transaction
                 .execute(
-                    "UPDATE deployment SET plan = ?2 WHERE id = ?1",
-                    (id.as_str(), to_json("a plan", &plan)?),
+                    "UPDATE deployment SET plan = ?2, from_release = ?3, to_release = ?4 WHERE id = ?1",
+                    (
+                        id.as_str(),
+                        to_json("a plan", &plan)?,
+                        plan.from.map(|from| from.0),
+                        to.map(|to| to.0),
+                    ),
                 )
                 .map_err(sql("record a plan"))?;
             for release in &releases {
@@ -307,19 +315,10 @@ pub struct Ended {
 
 /// Picks a rollback's target from the project's releases, newest first.
 fn target_among(releases: Vec<Release>, target: &RollbackTarget) -> Option<Release> {
-    let live = releases
-        .iter()
-        .find(|release| release.state == ReleaseState::Live)
-        .map(|release| release.number);
     let was_live = |release: &Release| matches!(release.state, ReleaseState::Replaced | ReleaseState::Live);
     let mut candidates = releases.into_iter().filter(was_live);
     match target {
-        RollbackTarget::Back(steps) => {
-            let steps = usize::try_from(steps.checked_sub(1)?).ok()?;
-            candidates
-                .filter(|release| live.is_some_and(|live| release.number < live))
-                .nth(steps)
-        }
+        RollbackTarget::Back(steps) => back(candidates.collect(), *steps),
         RollbackTarget::Release(number) => candidates.find(|release| release.number == *number),
         RollbackTarget::Version(version) => candidates.find(|release| {
             let tagged = |image: &ReleaseImage| image.changed && image.image.tag() == Some(version.as_str());
@@ -328,14 +327,37 @@ fn target_among(releases: Vec<Release>, target: &RollbackTarget) -> Option<Relea
     }
 }
 
+/// Goes from the live release to the one that ran when it was made, and so on. A release that was rolled back from is not
+/// on that way: it was rejected once.
+fn back(releases: Vec<Release>, steps: u32) -> Option<Release> {
+    let mut number = releases
+        .iter()
+        .find(|release| release.state == ReleaseState::Live)?
+        .number;
+    for _ in 0..steps.max(1) {
+        number = releases.iter().find(|release| release.number == number)?.parent?;
+    }
+    releases.into_iter().find(|release| release.number == number)
+}
+
 fn insert(transaction: &Transaction<'_>, release: &Release) -> Result<(), HistoryError> {
+    if release.state == ReleaseState::Live {
+        // Found to run: what was thought to run does not.
+        transaction
+            .execute(
+                "UPDATE release SET state = 'replaced' WHERE project = ?1 AND state = 'live'",
+                [release.project.as_str()],
+            )
+            .map_err(sql("record what runs"))?;
+    }
     transaction
         .execute(
-            "INSERT INTO release (project, number, state, version, key, source, created_at, images)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO release (project, number, parent, state, version, key, source, created_at, images)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             (
                 release.project.as_str(),
                 release.number.0,
+                release.parent.map(|parent| parent.0),
                 state_text(release.state),
                 release.version.as_ref().map(Version::as_str),
                 release.key.as_ref().map(KeyName::as_str),
@@ -353,7 +375,7 @@ fn select(
     filter: &str,
     parameters: impl rusqlite::Params,
 ) -> Result<Vec<Release>, HistoryError> {
-    let columns = "project, number, state, version, key, source, created_at, images";
+    let columns = "project, number, parent, state, version, key, source, created_at, images";
     let rows: Vec<Columns> = connection
         .prepare_cached(&format!("SELECT {columns} FROM release {filter}"))
         .and_then(|mut statement| statement.query_map(parameters, Columns::read)?.collect())
@@ -364,6 +386,7 @@ fn select(
 struct Columns {
     project: String,
     number: u32,
+    parent: Option<u32>,
     state: String,
     version: Option<String>,
     key: Option<String>,
@@ -377,12 +400,13 @@ impl Columns {
         Ok(Self {
             project: row.get(0)?,
             number: row.get(1)?,
-            state: row.get(2)?,
-            version: row.get(3)?,
-            key: row.get(4)?,
-            source: row.get(5)?,
-            created_at: row.get(6)?,
-            images: row.get(7)?,
+            parent: row.get(2)?,
+            state: row.get(3)?,
+            version: row.get(4)?,
+            key: row.get(5)?,
+            source: row.get(6)?,
+            created_at: row.get(7)?,
+            images: row.get(8)?,
         })
     }
 
@@ -390,6 +414,7 @@ impl Columns {
         Ok(Release {
             project: parsed("a project's name", &self.project)?,
             number: ReleaseNumber(self.number),
+            parent: self.parent.map(ReleaseNumber),
             state: state_from(&self.state)?,
             version: self
                 .version

@@ -31,6 +31,8 @@ const MIGRATIONS: &[&str] = &["
         phase TEXT NOT NULL,
         attempts INTEGER NOT NULL DEFAULT 0,
         plan TEXT,
+        from_release INTEGER,
+        to_release INTEGER,
         ended_at TEXT,
         outcome TEXT
     ) STRICT;
@@ -46,6 +48,7 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE release (
         project TEXT NOT NULL,
         number INTEGER NOT NULL,
+        parent INTEGER,
         state TEXT NOT NULL,
         version TEXT,
         key TEXT,

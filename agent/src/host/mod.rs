@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use deploy_proto::event::RunningService;
 use deploy_proto::image::{Digest, ImageRef};
@@ -145,6 +146,22 @@ impl Host for DockerHost {
         wanted: &BTreeMap<ServiceName, ImageRef>,
     ) -> Result<Edits, Failure> {
         Ok(self.work_out_edits(project, wanted).await?)
+    }
+
+    async fn check_unchanged(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
+        let services: Vec<ServiceName> = plan
+            .unchanged
+            .iter()
+            .map(|service| service.service.clone())
+            .collect();
+        self.well_for(project, plan, &services, Duration::ZERO, progress)
+            .await?;
+        Ok("runs already, and is well".to_owned())
     }
 
     async fn pull(

@@ -61,6 +61,7 @@ impl DockerHost {
             .filter(|port| *port != 0);
         let facts = ServiceFacts {
             image,
+            has_profile: !service.profiles.is_empty(),
             depends_on: service.depends_on.keys().cloned().collect(),
             has_healthcheck,
             fixed_ports: fixed_ports.collect(),

@@ -61,6 +61,8 @@ struct Inner {
     api: Arc<AtomicU32>,
     /// What the host's images must be built for, learned with the version.
     platform: OnceLock<Platform>,
+    /// Where the Engine keeps its data, once it was asked.
+    root: OnceLock<PathBuf>,
     negotiating: Mutex<()>,
 }
 
@@ -101,6 +103,7 @@ impl Engine {
                 client: OnceLock::new(),
                 api: Arc::new(AtomicU32::new(0)),
                 platform: OnceLock::new(),
+                root: OnceLock::new(),
                 negotiating: Mutex::new(()),
             }),
         })
