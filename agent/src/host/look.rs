@@ -18,7 +18,7 @@ use super::{DockerHost, listed};
 use crate::config::Project;
 use crate::deploy::facts::SourceFile;
 use crate::deploy::phase::Failure;
-use crate::deploy::plan::{Plan, ServicePlan};
+use crate::deploy::plan::Plan;
 use crate::deploy::port::{LogTail, Progress, Summary};
 use crate::deploy::verdict::{ContainerState, seconds};
 use crate::policy;
@@ -68,10 +68,11 @@ impl DockerHost {
             .iter()
             .filter_map(|service| Some((service.service.clone(), service.old_image_id.clone()?)));
         let expected: Vec<(ServiceName, String)> = old.collect();
+        // One that was not well before need not become it.
         let watched: Vec<ServiceName> = plan
             .services
             .iter()
-            .filter(|service| service.old_image_id.is_some() && was_well(service))
+            .filter(|service| service.old_image_id.is_some() && service.old_was_well)
             .map(|service| service.service.clone())
             .collect();
         let well = self
@@ -354,11 +355,6 @@ fn in_state(state: &ContainerState) -> String {
         ContainerState::Exited { exit_code, .. } => format!("exited with code {exit_code}"),
         ContainerState::Other(word) => word.clone(),
     }
-}
-
-/// Whether a service was well before the deployment: one that was not need not become it on the way back.
-fn was_well(_service: &ServicePlan) -> bool {
-    true
 }
 
 fn in_words(well: &[WellService], settle: Duration) -> Summary {
