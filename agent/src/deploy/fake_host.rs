@@ -253,6 +253,7 @@ impl Host for FakeHost {
             .map(|service| RunningService {
                 service: service.clone(),
                 image: None,
+                state: None,
             })
             .collect()
     }
