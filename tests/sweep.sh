@@ -10,10 +10,18 @@ alive() { [ -d "/proc/$1" ]; }
 orphans() {
     local name pid
     while read -r name; do
-        pid=$(sed -nE 's/^.*(clinic|registry|image|base|fixture)-([0-9]+)-[0-9]+-[0-9a-f]{6}.*$/\2/p' <<<"$name")
+        pid=$(sed -nE 's/^.*(clinic|registry|image|base|fixture|agent|demo|notify|unit)-([0-9]+)-[0-9]+-[0-9a-f]{6}.*$/\2/p' <<<"$name")
         [ -z "$pid" ] || alive "$pid" || echo "$name"
     done
 }
+
+# An agent before its project's containers: it would bring them back.
+for dir in $(find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'deploy-tests-agent-*' | orphans); do
+    if [ -e "$dir/pid" ] && grep -qzF "$dir/config" "/proc/$(cat "$dir/pid")/cmdline" 2>/dev/null; then
+        kill -KILL "$(cat "$dir/pid")"
+        echo "sweep: ended the agent of $dir"
+    fi
+done
 
 project='{{.Label "com.docker.compose.project"}}'
 for name in $({ docker ps --all --format "$project"; docker volume ls --format "$project"

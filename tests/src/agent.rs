@@ -391,7 +391,10 @@ impl Agent {
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
-        self.process = Some(command.spawn().context("failed to start deploy-agent")?);
+        let child = command.spawn().context("failed to start deploy-agent")?;
+        // For tests/sweep.sh, should this test be killed.
+        fs::write(self.home.path().join("pid"), child.id().to_string())?;
+        self.process = Some(child);
         Ok(())
     }
 
