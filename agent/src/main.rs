@@ -95,11 +95,18 @@ fn main() -> ExitCode {
 /// Reads the configuration and serves.
 fn run(folder: &ConfigFolder) -> Result<(), Failed> {
     log_to_stderr();
-    let config = config::load(&folder.path).map_err(|mistakes| Failed {
+    let (config, absent) = config::load_at_start(&folder.path).map_err(|mistakes| Failed {
         causes: format!("use the configuration in {}\n{mistakes}", folder.path.display()),
         hint: None,
         exit_code: CONFIGURATION,
     })?;
+    for mistake in absent.iter().flat_map(|absent| absent.as_slice()) {
+        tracing::warn!(
+            file = %mistake.file.display(),
+            what = mistake.what,
+            "a project is not all there: it is refused until it is, and the others are served"
+        );
+    }
     // An error means that a provider is set already, and ring is the only one in this build.
     drop(rustls::crypto::ring::default_provider().install_default());
     let notify_socket = std::env::var_os("NOTIFY_SOCKET");

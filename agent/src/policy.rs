@@ -27,13 +27,13 @@ impl<T> Permitted<T> {
         &self.key
     }
 
-    /// The services it may change.
+    /// The services it may change or read the logs of.
     pub fn services(&self) -> &ServiceScope {
         &self.services
     }
 }
 
-/// The services that a key may change, journaled with the deployment: an accepted deployment goes on under the rights
+/// The services that a key may change or read the logs of, journaled with the deployment: an accepted deployment goes on under the rights
 /// it was accepted with, also when the key is taken away meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -45,17 +45,29 @@ pub enum ServiceScope {
 }
 
 impl ServiceScope {
-    /// Refuses a service that is out of the scope.
+    /// Refuses to change a service that is out of the scope.
     ///
     /// # Errors
     /// `not_allowed`, naming the service.
     pub fn permits(&self, service: &ServiceName) -> Result<(), Problem> {
+        self.permits_to("change", service)
+    }
+
+    /// Refuses to read the logs of a service that is out of the scope.
+    ///
+    /// # Errors
+    /// `not_allowed`, naming the service.
+    pub fn permits_logs(&self, service: &ServiceName) -> Result<(), Problem> {
+        self.permits_to("read the logs of", service)
+    }
+
+    fn permits_to(&self, what: &str, service: &ServiceName) -> Result<(), Problem> {
         match self {
             Self::All => Ok(()),
             Self::Only(services) if services.contains(service) => Ok(()),
             Self::Only(_) => Err(Problem::new(
                 Code::NotAllowed,
-                format!("this key may not change service {service}"),
+                format!("this key may not {what} service {service}"),
             )
             .hint("the host's agent.toml lists the services of each key")),
         }

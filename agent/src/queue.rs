@@ -280,7 +280,7 @@ fn project_removed() -> Problem {
         Code::UnknownProject,
         "the project was taken out of this host's configuration while the deployment was under way",
     )
-    .hint("put its projects.d file back and restart the agent")
+    .hint("this deployment has ended and does not go on: compare the project's files and containers with its last release by hand; put its projects.d file back, run `systemctl reload deploy-agent` and push again")
 }
 
 fn cannot_journal(error: &HistoryError) -> Problem {

@@ -211,8 +211,11 @@ pub struct Outcome {
 pub struct RunningService {
     /// The service.
     pub service: ServiceName,
-    /// Its image, with digest where known; none when it has no container.
+    /// Its image, with digest where known; none when it does not run.
     pub image: Option<ImageRef>,
+    /// Why no image is named, where it is not for want of a container: `not known`, `exited with code 1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
 }
 
 /// How a deployment ended, in one word.

@@ -9,13 +9,13 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as Sse, KeepAlive, Sse as SseResponse};
 use deploy_proto::event::{Event, Happened};
-use deploy_proto::names::DeploymentId;
+use deploy_proto::names::{DeploymentId, KeyName};
 use futures_util::stream::{self, Stream};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::Verified;
 use super::problem::Refusal;
 use super::read::followed;
+use super::{Verified, log_lines};
 use crate::app::App;
 
 /// How often a quiet stream says that it is alive, for proxies and for the caller's own deadline.
@@ -35,17 +35,19 @@ pub(super) async fn events(
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
-    let id = deployment.id().clone();
+    let (id, over) = (deployment.id().clone(), deployment.ended_at.is_some());
     // Watching begins before the journal is read, so that nothing falls between the two.
     let live = app.feed.watch(&id);
     let follower = Follower {
         app,
+        reader: verified,
+        asked_by: deployment.key,
         id,
         live,
         after,
         ready: VecDeque::new(),
         caught_up: false,
-        over: deployment.ended_at.is_some(),
+        over,
         ended: false,
     };
     let events = stream::unfold(follower, |mut follower| async move {
@@ -67,6 +69,9 @@ fn sse(event: &Event) -> Sse {
 
 struct Follower {
     app: Arc<App>,
+    reader: Verified,
+    /// Whose deployment it is.
+    asked_by: KeyName,
     id: DeploymentId,
     live: Receiver<Event>,
     after: u64,
@@ -133,9 +138,12 @@ impl Follower {
         }
     }
 
-    fn passed(&mut self, event: Event) -> Event {
+    fn passed(&mut self, mut event: Event) -> Event {
         self.after = event.seq.unwrap_or(self.after);
-        self.ended = matches!(event.what, Happened::Ended { .. });
+        if let Happened::Ended { outcome } = &mut event.what {
+            self.ended = true;
+            log_lines::hide_unreadable(self.reader.key(), &self.asked_by, outcome);
+        }
         event
     }
 }

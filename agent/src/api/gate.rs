@@ -24,6 +24,7 @@ const BODY_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Verified {
     key: Arc<Key>,
+    query: String,
     body: Bytes,
 }
 
@@ -46,6 +47,24 @@ impl Verified {
             .hint("is deployctl newer than the agent?")
         })
     }
+
+    /// Reads the query string. It is read here, not by an extractor, which would run before the signature is checked.
+    ///
+    /// # Errors
+    /// `bad_request`, with the mistake.
+    pub fn query<T: serde::de::DeserializeOwned>(&self) -> Result<T, Problem> {
+        read_query(&self.query)
+    }
+}
+
+fn read_query<T: serde::de::DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    serde_urlencoded::from_str(query).map_err(|error| {
+        Problem::new(
+            Code::BadRequest,
+            format!("the request's query is not what it should be: {error}"),
+        )
+        .hint("is deployctl newer than the agent?")
+    })
 }
 
 /// Why a request was not let in, for the audit log and a metric. The caller hears one answer for all of them.
@@ -103,7 +122,11 @@ impl FromRequest<Arc<App>> for Verified {
             body: &body,
         };
         match admit(app, &claim, &signed, now).await {
-            Ok(Ok(key)) => Ok(Self { key, body }),
+            Ok(Ok(key)) => Ok(Self {
+                key,
+                query: parts.uri.query().unwrap_or_default().to_owned(),
+                body,
+            }),
             Ok(Err(closed)) => Err(not_let_in(app, &closed, Some(&claim))),
             Err(refusal) => Err(refusal),
         }
@@ -192,5 +215,29 @@ fn authority(parts: &axum::http::request::Parts) -> &str {
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => host.to_str().unwrap_or(""),
         (_, _) => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_as_callers_write_it_and_a_bad_one_is_a_bad_request() {
+        let read = |query| read_query::<BTreeMap<String, u32>>(query);
+        assert_eq!(read(""), Ok(BTreeMap::new()));
+        assert_eq!(
+            read("tail=5&release=2").map(|read| read.into_values().collect()),
+            Ok(vec![2, 5])
+        );
+        for bad in ["tail=-1", "tail=many", "tail", "tail=5&release="] {
+            assert_eq!(
+                read(bad).map_err(|problem| problem.code),
+                Err(Code::BadRequest),
+                "{bad}"
+            );
+        }
     }
 }

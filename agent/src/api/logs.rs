@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use deploy_proto::names::{ReleaseNumber, ServiceName};
@@ -25,7 +25,7 @@ const TAIL_MAX: u32 = 10_000;
 /// Which lines.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Lines {
+struct Lines {
     tail: Option<u32>,
     #[serde(default)]
     follow: bool,
@@ -36,14 +36,15 @@ pub(super) struct Lines {
 pub(super) async fn logs(
     State(app): State<Arc<App>>,
     Path((name, service)): Path<(String, String)>,
-    Query(lines): Query<Lines>,
     verified: Verified,
 ) -> Result<Response, Refusal> {
     let project = project(&app, &verified, &name)?;
-    policy::permit(verified.key(), Action::Logs, &project, ())?;
+    let permitted = policy::permit(verified.key(), Action::Logs, &project, ())?;
     let service: ServiceName = service
         .parse()
         .map_err(|error| Problem::new(Code::BadRequest, format!("{error}")))?;
+    permitted.services().permits_logs(&service)?;
+    let lines: Lines = verified.query()?;
     let tail = lines.tail.unwrap_or(TAIL_DEFAULT).min(TAIL_MAX);
     let live = app
         .history

@@ -4,6 +4,7 @@
 mod deploy;
 mod events;
 mod gate;
+mod log_lines;
 mod logs;
 pub mod monitor;
 mod problem;

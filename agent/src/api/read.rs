@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use deploy_proto::names::DeploymentId;
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::release::{
@@ -12,7 +12,7 @@ use deploy_proto::release::{
 use serde::Deserialize;
 
 use super::problem::Refusal;
-use super::{Verified, project};
+use super::{Verified, log_lines, project};
 use crate::app::App;
 use crate::config::{Action, Project};
 use crate::deploy::planning;
@@ -61,11 +61,11 @@ pub(super) async fn status(
     let running = deployments
         .iter()
         .find(|deployment| deployment.ended_at.is_none())
-        .map(Deployment::view);
+        .map(|deployment| log_lines::view(verified.key(), deployment));
     let last = deployments
         .iter()
         .find(|deployment| deployment.ended_at.is_some())
-        .map(Deployment::view);
+        .map(|deployment| log_lines::view(verified.key(), deployment));
     let mut attention: Vec<String> = stuck.iter().map(needs_a_person).collect();
     if let (Some(plan), None) = (last_live?, &running) {
         let left = plan.files_after();
@@ -126,7 +126,8 @@ pub(super) async fn health(
 
 /// How many to answer with.
 #[derive(Debug, Deserialize)]
-pub(super) struct Limit {
+#[serde(deny_unknown_fields)]
+struct Limit {
     limit: Option<u32>,
 }
 
@@ -134,16 +135,19 @@ pub(super) struct Limit {
 pub(super) async fn history(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
-    Query(query): Query<Limit>,
     verified: Verified,
 ) -> Result<Json<HistoryView>, Refusal> {
     let project = readable(&app, &verified, &name)?.name;
+    let query: Limit = verified.query()?;
     let limit = query.limit.unwrap_or(HISTORY_DEFAULT).clamp(1, HISTORY_MAX);
     let deployments = app.history.deployments(project.clone(), limit).await?;
     let releases = app.history.releases(project.clone(), limit).await?;
     Ok(Json(HistoryView {
         project,
-        deployments: deployments.iter().map(Deployment::view).collect(),
+        deployments: deployments
+            .iter()
+            .map(|deployment| log_lines::view(verified.key(), deployment))
+            .collect(),
         releases: releases.iter().map(Release::view).collect(),
     }))
 }
@@ -154,7 +158,8 @@ pub(super) async fn deployment(
     Path(id): Path<String>,
     verified: Verified,
 ) -> Result<Json<DeploymentView>, Refusal> {
-    Ok(Json(followed(&app, &verified, &id).await?.view()))
+    let deployment = followed(&app, &verified, &id).await?;
+    Ok(Json(log_lines::view(verified.key(), &deployment)))
 }
 
 /// Finds a deployment that this key may follow. One of a project that the key may not touch does not exist for it.

@@ -218,6 +218,7 @@ async fn find(args: &Args, surroundings: &Surroundings) -> Result<(Found, Projec
             dir: project.dir,
             files: project.files,
             services,
+            unset_variables: model.unset_variables,
         },
         own_name,
     ))

@@ -2,7 +2,7 @@
 //!
 //! Images of one's own may be deployed by callers; databases and official images may not, until a person says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use deploy_proto::image::{ImageRef, canonical_repository};
@@ -44,6 +44,8 @@ pub(super) struct Found {
     pub(super) files: Vec<PathBuf>,
     /// The services and what stands in their `image:`.
     pub(super) services: BTreeMap<ServiceName, Option<String>>,
+    /// The variables that Compose took as blank.
+    pub(super) unset_variables: BTreeSet<String>,
 }
 
 /// Whether callers should push a service's image.
@@ -245,6 +247,12 @@ pub(super) fn report(
         );
     }
     text += "\nReview\n  images   what callers may deploy; see above\n  probe    how each service is checked from outside its container\n";
+    for name in &found.unset_variables {
+        text += &format!(
+            "  .env     {name} is not set in it: Compose uses a blank where the file says ${{{name}}}. A shell's variables do\n\
+             \u{20}          not count for the agent: put it into .env\n"
+        );
+    }
     text += "\nNext\n";
     if !may_write {
         text += &drop_in(found);

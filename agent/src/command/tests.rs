@@ -112,6 +112,26 @@ fn now() -> Timestamp {
 }
 
 #[tokio::test]
+async fn a_variable_that_only_the_operators_shell_has_is_told() {
+    let host = Host::new(&format!("{AGENT}{KEYS}"));
+    let text = "services:\n  web:\n    image: 'acme/web:v1'\n    environment: {DB: '${DB_HOST}', T: '${TAG}', P: '${PORT:-1}'}\n";
+    host.put("shop/compose.yaml", text);
+    host.put("shop/.env", "TAG=1\n");
+    let report = host.add("shop", None, &[]).await.unwrap();
+    let told: Vec<&str> = report
+        .lines()
+        .filter(|line| line.contains(" is not set "))
+        .collect();
+    let [told] = told.as_slice() else {
+        panic!("{report}")
+    };
+    assert!(
+        told.starts_with("  .env     DB_HOST is not set in it"),
+        "{report}"
+    );
+}
+
+#[tokio::test]
 async fn a_project_is_registered_with_its_own_images_and_without_its_databases() {
     let host = Host::new(&format!("{AGENT}{KEYS}"));
     host.put("srv/clinic/docker-compose.yml", CLINIC);

@@ -10,7 +10,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::mistake::{Excerpt, Mistake};
+use super::mistake::{Excerpt, Mistake, MistakeKind};
 use super::table::Table;
 
 /// A file as far as it could be read, and the mistakes found in it so far.
@@ -36,7 +36,12 @@ impl<'a> Document<'a> {
         };
         for error in errors {
             let span = error.span().unwrap_or(0..0);
-            document.say(span.clone(), error.message().to_lowercase(), None);
+            document.say(
+                span.clone(),
+                error.message().to_lowercase(),
+                None,
+                MistakeKind::Written,
+            );
             let line = document.line(span.start);
             document.broken_lines.push(line);
         }
@@ -68,8 +73,13 @@ impl<'a> Document<'a> {
     /// A mistake at a place.
     pub(super) fn wrong(&self, place: Range<usize>, what: impl Into<String>, hint: Option<String>) {
         if !self.broken_lines.contains(&self.line(place.start)) {
-            self.say(place, what.into(), hint);
+            self.say(place, what.into(), hint, MistakeKind::Written);
         }
+    }
+
+    /// Says at a place that what it names is not there.
+    pub(super) fn absent(&self, place: Range<usize>, what: String, hint: Option<String>) {
+        self.say(place, what, hint, MistakeKind::Absent);
     }
 
     /// A mistake at a place whose text is not shown, because it may be a secret.
@@ -83,11 +93,12 @@ impl<'a> Document<'a> {
         self.mistakes.borrow_mut().push(mistake);
     }
 
-    fn say(&self, place: Range<usize>, what: String, hint: Option<String>) {
+    fn say(&self, place: Range<usize>, what: String, hint: Option<String>, kind: MistakeKind) {
         let mistake = Mistake {
             line: Some(self.line(place.start)),
             excerpt: Excerpt::of(self.text, place.start, place.end),
             hint,
+            kind,
             ..Mistake::whole(self.path, what)
         };
         self.mistakes.borrow_mut().push(mistake);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use deploy_proto::names::ProjectName;
 
 use super::file::Document;
-use super::mistake::{Mistake, Mistakes};
+use super::mistake::{Mistake, MistakeKind, Mistakes};
 use super::{Config, Project, Server, access, agent_file, project_file};
 
 /// The folder of the configuration when none is named.
@@ -36,6 +36,19 @@ pub struct ServerPart {
 /// # Errors
 /// Every mistake of every file.
 pub fn load(path: &Path) -> Result<Config, Mistakes> {
+    match load_at_start(path)? {
+        (config, None) => Ok(config),
+        (_, Some(absent)) => Err(absent),
+    }
+}
+
+/// Reads the whole configuration as [`load`] does, and takes a project whose folder or Compose file is not there: after
+/// a power cut its disk may be mounted late or not at all, and the other projects must be served. It answers for itself
+/// when something is asked of it. What is not there is given beside.
+///
+/// # Errors
+/// Every mistake of every file, if one of them is another.
+pub fn load_at_start(path: &Path) -> Result<(Config, Option<Mistakes>), Mistakes> {
     let folder = Folder::of(path);
     let mut mistakes = Vec::new();
     let agent = read_file(&folder.agent_file, &mut mistakes).map(|text| {
@@ -46,16 +59,19 @@ pub fn load(path: &Path) -> Result<Config, Mistakes> {
         (settings, keys)
     });
     let projects = read_projects(&folder.projects, &mut mistakes);
-    if let Some(mistakes) = Mistakes::from(mistakes) {
-        return Err(mistakes);
-    }
+    let only_absent = mistakes.iter().all(|mistake| mistake.kind == MistakeKind::Absent);
+    let mistakes = Mistakes::from(mistakes);
+    let absent = match mistakes {
+        Some(mistakes) if !only_absent => return Err(mistakes),
+        absent => absent,
+    };
     let Some((settings, keys)) = agent else {
         return Err(nothing_read(&folder.agent_file));
     };
     let Some(server) = settings.server else {
         return Err(nothing_read(&folder.agent_file));
     };
-    Ok(Config {
+    let config = Config {
         server,
         monitor: settings.monitor,
         state_dir: settings.state_dir,
@@ -63,7 +79,8 @@ pub fn load(path: &Path) -> Result<Config, Mistakes> {
         docker_config_dir: settings.docker_config_dir,
         keys,
         projects,
-    })
+    };
+    Ok((config, absent))
 }
 
 /// Reads what `[server]` says, whatever the keys and projects are: the pin is asked for before the first key is there.

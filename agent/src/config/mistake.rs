@@ -10,6 +10,15 @@ const EXCERPT_MAX_CHARS: usize = 160;
 /// What the texts of private keys contain. A line with one of these is never shown.
 const SECRET_MARKS: [&str; 2] = ["PRIVATE KEY", "deployctl-key:"];
 
+/// What kind of mistake it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MistakeKind {
+    /// What stands in the file cannot be used.
+    Written,
+    /// A project's folder or Compose file is not there: a mistake, or a disk that is not mounted (yet).
+    Absent,
+}
+
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
@@ -23,6 +32,8 @@ pub struct Mistake {
     pub what: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// What kind of mistake it is.
+    pub kind: MistakeKind,
 }
 
 impl Mistake {
@@ -34,6 +45,7 @@ impl Mistake {
             excerpt: None,
             what: what.into(),
             hint: None,
+            kind: MistakeKind::Written,
         }
     }
 

@@ -24,8 +24,10 @@ mod tests;
 mod values;
 
 pub use agent_file::DEFAULT_DOCKER_SOCKET;
-pub use load::{AGENT_FILE, DEFAULT_FOLDER, PROJECTS_FOLDER, ServerPart, load, load_server, read_project};
-pub use mistake::{Excerpt, Mistake, Mistakes};
+pub use load::{
+    AGENT_FILE, DEFAULT_FOLDER, PROJECTS_FOLDER, ServerPart, load, load_at_start, load_server, read_project,
+};
+pub use mistake::{Excerpt, Mistake, MistakeKind, Mistakes};
 
 /// The whole configuration: `agent.toml` and every `projects.d/*.toml`.
 #[derive(Debug, Clone)]
@@ -94,7 +96,7 @@ pub struct Key {
     pub public: PublicKey,
     /// The projects it may touch.
     pub projects: Scope<ProjectName>,
-    /// The services it may change in them.
+    /// The services it may change, and read the logs of, in them.
     pub services: Scope<ServiceName>,
     /// What it may do; never empty.
     pub allow: Vec<Action>,
@@ -135,7 +137,7 @@ impl Action {
 pub struct Project {
     /// Its name, passed to Compose as `-p`.
     pub name: ProjectName,
-    /// Its directory, absolute and resolved (no symbolic link in it).
+    /// Its directory, absolute and resolved (no symbolic link in it); as it is written when it was not there at start.
     pub dir: PathBuf,
     /// The Compose files, relative to `dir` or absolute; empty: what Compose itself finds (`COMPOSE_FILE` in `.env`,
     /// `compose.yaml`, ..., with the override file).

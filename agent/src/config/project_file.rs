@@ -105,7 +105,7 @@ pub(super) fn project(document: &Document<'_>, name: ProjectName) -> Option<Proj
     }
     let dir = dir(&table);
     let images = images(&table);
-    let files = files(&table, dir.as_deref());
+    let files = files(&table, dir.as_deref().filter(|dir| dir.is_dir()));
     let probes = probes(&table);
     let mut project = Project::with_defaults(name, dir.clone().unwrap_or_default(), files);
     project.probes = probes;
@@ -124,7 +124,7 @@ pub(super) fn project(document: &Document<'_>, name: ProjectName) -> Option<Proj
 }
 
 /// The folder, with every symbolic link resolved: Compose names a project that is reached through a link after the
-/// link, and would start a second copy of it.
+/// link, and would start a second copy of it. A folder that is not there is given as it is written.
 fn dir(table: &Table<'_>) -> Option<PathBuf> {
     let text = table.text("dir")?;
     let path = Path::new(text.get_ref());
@@ -144,8 +144,8 @@ fn dir(table: &Table<'_>) -> Option<PathBuf> {
         }
         Err(error) => {
             let what = format!("`dir` cannot be used: {}", access::cause(&error));
-            table.wrong(&text, what, "if the project is gone, remove this file");
-            None
+            table.absent(&text, what, "if the project is gone, remove this file");
+            Some(path.to_owned())
         }
     }
 }
@@ -170,7 +170,7 @@ fn files(table: &Table<'_>, dir: Option<&Path>) -> Vec<PathBuf> {
             Ok(_) => table.wrong(text, "this is not a file", "name the Compose files"),
             Err(error) => {
                 let what = format!("the Compose file cannot be used: {}", access::cause(&error));
-                table.wrong(text, what, "names are relative to `dir`");
+                table.absent(text, what, "names are relative to `dir`");
             }
         }
     }

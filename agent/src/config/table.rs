@@ -66,6 +66,11 @@ impl<'a> Table<'a> {
         self.document.wrong(value.span(), what, Some(hint.into()));
     }
 
+    /// Says that what a value names is not there.
+    pub(super) fn absent<T>(&self, value: &Spanned<T>, what: String, hint: impl Into<String>) {
+        self.document.absent(value.span(), what, Some(hint.into()));
+    }
+
     /// Says what is wrong with a value that must not be shown.
     pub(super) fn wrong_hidden<T>(
         &self,

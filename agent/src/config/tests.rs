@@ -343,6 +343,63 @@ fn what_is_no_readable_text_is_a_mistake_too() {
 }
 
 #[test]
+fn a_project_that_is_not_there_is_a_mistake_but_keeps_no_agent_from_starting() {
+    let folder = Folder::new(MINIMAL);
+    folder.put(
+        "projects.d/gone.toml",
+        "dir = '@HERE/gone'\nimages = ['acme/*']\nfiles = ['c.yaml']\n",
+    );
+    folder.put(
+        "projects.d/part.toml",
+        "dir = '@SHOP'\nimages = ['acme/*']\nfiles = ['none.yaml']\n",
+    );
+    folder.put("projects.d/shop.toml", "dir = '@SHOP'\nimages = ['acme/*']\n");
+    let [dir, file] = &folder.mistakes()[..] else {
+        panic!("{:?}", folder.mistakes())
+    };
+    assert!(
+        dir.starts_with("projects.d/gone.toml:1: `dir` cannot be used"),
+        "{dir}"
+    );
+    assert!(
+        file.starts_with("projects.d/part.toml:3: the Compose file cannot"),
+        "{file}"
+    );
+    let (config, absent) = load_at_start(&folder.path("")).unwrap();
+    assert_eq!(absent.map(|absent| absent.as_slice().len()), Some(2));
+    let dirs: Vec<_> = config
+        .projects
+        .values()
+        .map(|project| project.dir.clone())
+        .collect();
+    assert_eq!(
+        dirs,
+        [folder.path("gone"), folder.path("shop"), folder.path("shop")]
+    );
+
+    // Any other mistake is one at start too, and all are told.
+    folder.put("projects.d/shop.toml", "dir = '@SHOP'\nimages = []\n");
+    let mistakes = load_at_start(&folder.path("")).unwrap_err();
+    assert_eq!(mistakes.as_slice().len(), 3, "{mistakes}");
+}
+
+#[test]
+fn a_project_that_is_not_there_answers_for_itself() {
+    for files in [Vec::new(), vec!["compose.yaml".into()]] {
+        let dir = PathBuf::from("/nonexistent/gone");
+        let project = Project::with_defaults("gone".parse().unwrap(), dir, files);
+        let error = crate::host::compose::Sources::load(&project).unwrap_err();
+        let problem = deploy_proto::problem::Problem::from(&error);
+        assert_eq!(
+            problem.code,
+            deploy_proto::problem::Code::ComposeFile,
+            "{problem:?}"
+        );
+        assert!(problem.detail.contains("/nonexistent/gone"), "{problem:?}");
+    }
+}
+
+#[test]
 fn the_server_part_is_read_without_a_key_and_whatever_the_projects_are() {
     let folder = Folder::new("[server]\nnames = ['a']\n");
     folder.put("projects.d/shop.toml", "x");

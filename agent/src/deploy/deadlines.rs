@@ -5,13 +5,23 @@ use std::time::Duration;
 use super::phase::Action;
 use crate::config::{Order, Project};
 
-const PLAN_DEADLINE: Duration = Duration::from_secs(60);
+/// Compose's version and model (20 s and 30 s), the registries (20 s, and 20 s for a credential helper), and the model
+/// once more.
+const PLAN_DEADLINE: Duration = Duration::from_mins(3);
 const PULL_DEADLINE: Duration = Duration::from_mins(30);
-const CHECK_DEADLINE: Duration = Duration::from_secs(60);
-/// For one service: its stop grace period (10 s by default, some set a minute), create and start.
-const RESTART_DEADLINE_PER_SERVICE: Duration = Duration::from_secs(90);
-/// Beyond the watch's own limits, for an Engine that answers slowly.
-const WATCH_MARGIN: Duration = Duration::from_secs(30);
+const CHECK_DEADLINE: Duration = Duration::from_secs(90);
+/// What is done to files runs on a thread that goes on when nobody waits for it: a rename that lands in a later phase
+/// would be worse than a long wait, so this limit is far beyond all that is waited for inside.
+const FILES_DEADLINE: Duration = Duration::from_hours(1);
+/// For one service. Here nothing is known of its stop grace period: the host's limits (`host/restart.rs`), which are
+/// shorter, are the real ones, and this one only ends what they do not.
+const RESTART_DEADLINE_PER_SERVICE: Duration = Duration::from_hours(1);
+/// Beyond the watch's own limits, for an Engine that answers slowly and for the checks of the last look.
+const WATCH_MARGIN: Duration = Duration::from_secs(90);
+/// How often the way back may be begun anew inside one action while the Engine comes and goes, and how long it is waited
+/// for in all.
+const BACK_ATTEMPTS: u32 = 3;
+const BACK_MARGIN: Duration = Duration::from_mins(12);
 
 /// How long an action may take for so many services. Each is longer than what it waits for inside, so that the inner
 /// limit, which knows more, is the one that is told.
@@ -21,18 +31,21 @@ pub(super) fn deadline(action: Action, project: &Project, services: usize) -> Du
         .wait
         .saturating_add(project.settle)
         .saturating_add(WATCH_MARGIN);
+    let restart = RESTART_DEADLINE_PER_SERVICE
+        .saturating_add(match project.order {
+            Order::Together => Duration::ZERO,
+            Order::OneByOne => project.wait,
+        })
+        .saturating_mul(services);
     match action {
         Action::Plan => PLAN_DEADLINE,
         Action::Pull => PULL_DEADLINE,
-        Action::Gate | Action::BackUp | Action::Edit | Action::Restore => CHECK_DEADLINE,
-        Action::Restart | Action::RestartOld => {
-            let each = RESTART_DEADLINE_PER_SERVICE.saturating_add(match project.order {
-                Order::Together => Duration::ZERO,
-                Order::OneByOne => project.wait,
-            });
-            each.saturating_mul(services)
-        }
-        Action::Watch | Action::WatchOld => watch,
+        Action::Gate => CHECK_DEADLINE,
+        Action::BackUp | Action::Edit | Action::Restore => FILES_DEADLINE,
+        Action::Restart => restart,
+        Action::RestartOld => restart.saturating_mul(BACK_ATTEMPTS),
+        Action::Watch => watch,
+        Action::WatchOld => watch.saturating_mul(BACK_ATTEMPTS).saturating_add(BACK_MARGIN),
     }
 }
 

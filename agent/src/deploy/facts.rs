@@ -19,6 +19,8 @@ pub struct Facts {
     pub files: Vec<SourceFile>,
     /// Free bytes where the Engine keeps its images.
     pub free_bytes: u64,
+    /// The variables that the model uses and that are set nowhere: Compose takes them as blank.
+    pub unset_variables: Vec<String>,
 }
 
 /// One file of a project.

@@ -123,6 +123,7 @@ impl Host for FakeHost {
                 bytes: b"old".to_vec(),
             }],
             free_bytes: u64::MAX,
+            unset_variables: Vec::new(),
         })
     }
 
@@ -252,6 +253,7 @@ impl Host for FakeHost {
             .map(|service| RunningService {
                 service: service.clone(),
                 image: None,
+                state: None,
             })
             .collect()
     }

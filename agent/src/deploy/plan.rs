@@ -286,7 +286,10 @@ fn judged_by(project: &Project, facts: &ServiceFacts, service: &ServiceName) -> 
 }
 
 fn warnings(project: &Project, facts: &Facts, services: &[ServicePlan]) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let unset = facts.unset_variables.iter().map(|name| {
+        format!("{name} is not set in .env: Compose uses a blank where the file says ${{{name}}}; put it into .env")
+    });
+    let mut warnings: Vec<String> = unset.collect();
     for plan in services {
         let service = &plan.service;
         let Some(now) = facts.services.get(service) else {

@@ -118,7 +118,8 @@ impl DockerHost {
         let mut foreign = Vec::new();
         for edit in &plan.edits {
             match stands(edit).await? {
-                Stands::Old => {}
+                // Flushed also when they are there already: a crash may have come before the flush.
+                Stands::Old => replace(edit.path.clone(), edit.before.clone(), edit.before.clone()).await?,
                 Stands::New => replace(edit.path.clone(), edit.before.clone(), edit.after.clone()).await?,
                 Stands::Foreign { .. } => foreign.push(edit.path.display().to_string()),
             }
@@ -131,6 +132,40 @@ impl DockerHost {
             "only the images in {}, which was edited by hand meanwhile",
             foreign.join(", ")
         ))
+    }
+
+    /// Checks that the files are as they were, or, where a person edited one, that Compose reads the previous images.
+    pub(super) async fn check_restored(&self, project: &Project, plan: &Plan) -> Result<(), Problem> {
+        let mut is_foreign = false;
+        for edit in &plan.edits {
+            match stands(edit).await? {
+                Stands::Old => {}
+                Stands::New => {
+                    let detail = format!("{} holds the new images again", edit.path.display());
+                    return Err(
+                        Problem::new(Code::Edited, detail).hint("put the previous images back into it")
+                    );
+                }
+                Stands::Foreign { .. } => is_foreign = true,
+            }
+        }
+        if !is_foreign {
+            return Ok(());
+        }
+        let read = self.read_afresh(project).await?;
+        for service in &plan.services {
+            let now = read.model.services.get(&service.service);
+            let image: Option<ImageRef> = now.and_then(|now| now.image.as_deref()?.parse().ok());
+            if image != service.old {
+                let detail = format!(
+                    "the files were edited by hand meanwhile, and {} has another image in them than before",
+                    service.service
+                );
+                return Err(Problem::new(Code::Edited, detail)
+                    .hint("look at its image line: what runs is the previous image"));
+            }
+        }
+        Ok(())
     }
 
     async fn put_images_back(&self, project: &Project, plan: &Plan) -> Result<(), Problem> {
@@ -214,6 +249,7 @@ fn edited(plan: &Plan) -> Summary {
         .collect();
     let lines: usize = plan.edits.iter().map(|edit| edit.lines.len()).sum();
     match lines {
+        0 => "no line changes".to_owned(),
         1 => format!("{}, 1 line", files.join(", ")),
         n => format!("{}, {n} lines", files.join(", ")),
     }

@@ -20,7 +20,7 @@ use crate::deploy::facts::SourceFile;
 use crate::deploy::phase::Failure;
 use crate::deploy::plan::Plan;
 use crate::deploy::port::{LogTail, Progress, Summary};
-use crate::deploy::verdict::seconds;
+use crate::deploy::verdict::{ContainerState, seconds};
 use crate::policy;
 
 /// How long one `logs --follow` goes on; a caller that wants more asks again.
@@ -45,8 +45,19 @@ impl DockerHost {
         Ok(in_words(&well, project.settle))
     }
 
-    /// Watches the previous containers in the same way. A service that had none must have none again.
+    /// Watches the previous containers in the same way, and checks that the files are the previous ones. A service that
+    /// had no container must have none again.
     pub(super) async fn watch_previous(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
+        self.while_engine_is_away(|| self.see_previous(project, plan, progress))
+            .await
+    }
+
+    async fn see_previous(
         &self,
         project: &Project,
         plan: &Plan,
@@ -57,12 +68,40 @@ impl DockerHost {
             .iter()
             .filter_map(|service| Some((service.service.clone(), service.old_image_id.clone()?)));
         let expected: Vec<(ServiceName, String)> = old.collect();
-        let names: Vec<ServiceName> = expected.iter().map(|(service, _)| service.clone()).collect();
+        // One that was not well before need not become it.
+        let watched: Vec<ServiceName> = plan
+            .services
+            .iter()
+            .filter(|service| service.old_image_id.is_some() && service.old_was_well)
+            .map(|service| service.service.clone())
+            .collect();
         let well = self
-            .well_for(project, plan, &names, project.settle, progress)
+            .well_for(project, plan, &watched, project.settle, progress)
             .await?;
         self.check_images(project, &expected).await?;
+        self.check_away(project, plan).await?;
+        self.check_restored(project, plan).await?;
         Ok(in_words(&well, project.settle))
+    }
+
+    /// Checks that services without a container before have none.
+    async fn check_away(&self, project: &Project, plan: &Plan) -> Result<(), Problem> {
+        let containers = self.containers(project).await?;
+        let came = containers.iter().find(|container| {
+            plan.services
+                .iter()
+                .any(|service| service.service == container.service && service.old_image_id.is_none())
+        });
+        match came {
+            None => Ok(()),
+            Some(container) => Err(Problem::new(
+                Code::RestartFailed,
+                format!(
+                    "{} had no container before, and {} is there still",
+                    container.service, container.name
+                ),
+            )),
+        }
     }
 
     /// Compares what runs, container by container, with what should.
@@ -96,7 +135,7 @@ impl DockerHost {
     }
 
     /// The project's containers, less one-off and half-made ones.
-    async fn containers(&self, project: &Project) -> Result<Vec<Container>, Problem> {
+    pub(super) async fn containers(&self, project: &Project) -> Result<Vec<Container>, Problem> {
         let containers = self
             .engine
             .containers(&project.name)
@@ -160,19 +199,32 @@ impl DockerHost {
         project: &Project,
         services: &[ServiceName],
     ) -> Vec<RunningService> {
-        let containers = self.containers(project).await.unwrap_or_else(|problem| {
-            tracing::warn!(problem = problem.detail, "what runs now is not known");
-            Vec::new()
-        });
+        let containers = match self.containers(project).await {
+            Ok(containers) => containers,
+            Err(problem) => {
+                tracing::warn!(problem = problem.detail, "what runs now is not known");
+                let unknown = |service: &ServiceName| RunningService {
+                    service: service.clone(),
+                    image: None,
+                    state: Some("not known".to_owned()),
+                };
+                return services.iter().map(unknown).collect();
+            }
+        };
         let running = |service: &ServiceName| {
             let (service, containers) = (service.clone(), &containers);
             async move {
-                let container = containers.iter().find(|container| container.service == service);
-                let image = match container {
-                    Some(container) => self.image_of(container).await,
-                    None => None,
+                let mut mine = containers.iter().filter(|container| container.service == service);
+                let first = mine.clone().next();
+                let (image, state) = match mine.find(|container| does_its_work(container)) {
+                    Some(container) => (self.image_of(container).await, None),
+                    None => (None, first.map(|container| in_state(&container.state))),
                 };
-                RunningService { service, image }
+                RunningService {
+                    service,
+                    image,
+                    state,
+                }
             }
         };
         join_all(services.iter().map(running)).await
@@ -278,6 +330,31 @@ async fn ended(mut shutdown: watch::Receiver<bool>) {
         }
     };
     drop(tokio::time::timeout(FOLLOW_LIMIT, stopped).await);
+}
+
+/// Whether a container runs, or is a one-shot that did what it is for.
+fn does_its_work(container: &Container) -> bool {
+    matches!(
+        container.state,
+        ContainerState::Running
+            | ContainerState::Exited {
+                exit_code: 0,
+                stays: true
+            }
+    )
+}
+
+fn in_state(state: &ContainerState) -> String {
+    match state {
+        ContainerState::Running => "running".to_owned(),
+        ContainerState::Missing => "no container".to_owned(),
+        ContainerState::Created => "created, not started".to_owned(),
+        ContainerState::Restarting { exit_code } => {
+            format!("exited with code {exit_code}, being restarted")
+        }
+        ContainerState::Exited { exit_code, .. } => format!("exited with code {exit_code}"),
+        ContainerState::Other(word) => word.clone(),
+    }
 }
 
 fn in_words(well: &[WellService], settle: Duration) -> Summary {

@@ -64,6 +64,9 @@ pub struct DockerHost {
     /// What `docker compose config` said of the files as they were last read: asking again takes 20 to 45 ms, which is
     /// most of a push that changes nothing.
     models: Mutex<HashMap<ProjectName, Read>>,
+    /// By project, the services of a `docker compose up` that has not ended well: the Engine may be stopping their
+    /// containers still. No entry: this run of the agent has restarted nothing there.
+    unfinished: Mutex<HashMap<ProjectName, BTreeSet<ServiceName>>>,
 }
 
 /// A project's files and what Compose makes of them.
@@ -104,6 +107,7 @@ impl DockerHost {
             surroundings,
             compose: OnceCell::new(),
             models: Mutex::default(),
+            unfinished: Mutex::default(),
         })
     }
 

@@ -34,6 +34,7 @@ impl DockerHost {
             services: join_all(services).await.into_iter().collect(),
             files: source_files(&read.sources),
             free_bytes: disk.free_bytes,
+            unset_variables: read.model.unset_variables.iter().cloned().collect(),
         })
     }
 
@@ -85,7 +86,10 @@ impl DockerHost {
         RunningFacts {
             image_id: first.image_id.clone(),
             digest,
-            is_well: all.iter().all(|container| is_well(container)),
+            // A service whose containers run several images is not as it should be.
+            is_well: all
+                .iter()
+                .all(|container| is_well(container) && container.image_id == first.image_id),
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use deploy_agent::host::engine::{Error, PullEnd, RegistryTrouble};
+use deploy_proto::image::Digest;
 use deploy_proto::problem::{Code, Problem};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -55,12 +56,11 @@ async fn an_image_is_pulled_by_its_digest_with_progress_and_the_second_time_with
         "{seen:?}"
     );
 
-    let here = engine
-        .image(&image.to_string())
-        .await
-        .unwrap()
-        .expect("it is tagged");
+    let by_digest = format!("{}@{digest}", image.repository());
+    let here = engine.image(&by_digest).await.unwrap().expect("it is here");
     assert_eq!(here.digests_in(image.repository()).collect::<Vec<_>>(), [&digest]);
+    let by_tag = engine.image(&image.to_string()).await.unwrap();
+    assert!(by_tag.is_none(), "a pull gives no tag: {by_tag:?}");
 
     registry.stop();
     let begun = Instant::now();
@@ -90,16 +90,19 @@ async fn a_tag_that_moves_after_it_was_resolved_changes_nothing() {
         .pull(&image.with_digest(first.clone()), |_, _| {})
         .await
         .unwrap();
-    let here = engine.image(&image.to_string()).await.unwrap().unwrap();
-    assert_eq!(here.digests_in(image.repository()).collect::<Vec<_>>(), [&first]);
+    let pinned = |digest: &Digest| format!("{}@{digest}", image.repository());
+    let here = engine.image(&pinned(&first)).await.unwrap().unwrap();
+    engine.retag(&here.id, &image).await.unwrap();
 
-    // The newer one takes the tag here too, and the older is still found by its digest: a rollback needs no registry.
+    // The tag here is not moved by the pull of the newer one, and both are found by their digests.
     engine
         .pull(&image.with_digest(second.clone()), |_, _| {})
         .await
         .unwrap();
-    let here = engine.image(&image.to_string()).await.unwrap().unwrap();
-    assert_eq!(here.digests_in(image.repository()).collect::<Vec<_>>(), [&second]);
+    let tagged = engine.image(&image.to_string()).await.unwrap().unwrap();
+    assert_eq!(tagged.id, here.id);
+    let newer = engine.image(&pinned(&second)).await.unwrap().unwrap();
+    engine.retag(&newer.id, &image).await.unwrap();
     let older = format!("{}@{first}", image.repository());
     let older = engine
         .image(&older)

@@ -188,7 +188,11 @@ impl ComposeProject {
         let Some(json) = output.stdout.whole() else {
             return Err(ComposeError::ConfigTooLarge);
         };
-        Ok(Model::parse(json)?)
+        let stderr = String::from_utf8_lossy(output.stderr.whole().unwrap_or_default());
+        Ok(Model {
+            unset_variables: super::failure::unset_variables(&stderr),
+            ..Model::parse(json)?
+        })
     }
 
     /// Creates and starts new containers for these services and no other, from images that are on the host already.
@@ -197,6 +201,24 @@ impl ComposeProject {
     /// # Errors
     /// What Compose or the Engine refused, as a sentence. Containers may be half made then.
     pub async fn up(&self, services: &[ServiceName], deadline: Duration) -> Result<(), ComposeError> {
+        self.up_with(&[], services, deadline).await
+    }
+
+    /// The same, but every container is replaced, also one that is as it should be. One that the Engine is stopping is
+    /// waited for, where [`Self::up`] would take it for a running one.
+    ///
+    /// # Errors
+    /// As [`Self::up`].
+    pub async fn up_anew(&self, services: &[ServiceName], deadline: Duration) -> Result<(), ComposeError> {
+        self.up_with(&["--force-recreate"], services, deadline).await
+    }
+
+    async fn up_with(
+        &self,
+        more: &[&str],
+        services: &[ServiceName],
+        deadline: Duration,
+    ) -> Result<(), ComposeError> {
         if services.is_empty() {
             // Without names it would mean all services.
             return Ok(());
@@ -209,7 +231,7 @@ impl ComposeProject {
             "never",
             "--remove-orphans=false",
         ];
-        let options = [&["up", "-d"], only_these.as_slice()].concat();
+        let options = [&["up", "-d"], only_these.as_slice(), more].concat();
         self.act(&options, services, deadline).await
     }
 

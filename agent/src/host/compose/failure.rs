@@ -1,6 +1,8 @@
-//! What `docker compose` means when it fails: its text as a sentence, a code and a hint. Pure.
+//! What `docker compose` means when it fails or warns: its text as a sentence, a code and a hint. Pure.
 //!
 //! The text is classified because the exit code says little (1 for everything the Engine refuses).
+
+use std::collections::BTreeSet;
 
 use deploy_proto::problem::{Code, Problem};
 
@@ -13,6 +15,8 @@ pub(super) enum Doing {
     Acting,
 }
 
+/// The most unset variables that are told: a person reads them one after the other.
+const UNSET_MAX: usize = 50;
 /// How many characters of Compose's own words are repeated.
 const WORDS_MAX_CHARS: usize = 600;
 
@@ -167,6 +171,22 @@ pub(super) fn explain(doing: Doing, last_lines: &[String]) -> Problem {
     }
 }
 
+/// The variables that `config` found nowhere and took as blank, from its standard error: it warns and exits with 0.
+/// (`The "TAG" variable is not set. Defaulting to a blank string.`, in a logger's quotes; Compose 2.20 to 5.)
+pub(super) fn unset_variables(stderr: &str) -> BTreeSet<String> {
+    stderr
+        .lines()
+        .map(|line| line.replace('\\', ""))
+        .filter_map(|line| {
+            let (before, _) = line.split_once("\" variable is not set")?;
+            let (_, name) = before.rsplit_once("The \"")?;
+            let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            is_name.then(|| name.to_owned())
+        })
+        .take(UNSET_MAX)
+        .collect()
+}
+
 /// Progress lines (` Container shop-web-1  Starting`) and warnings say nothing about the failure.
 fn is_noise(line: &str) -> bool {
     let line = line.trim();
@@ -248,6 +268,16 @@ mod tests {
         );
         assert_eq!(problem.code, Code::ComposeFile);
         assert!(problem.hint.is_some());
+    }
+
+    #[test]
+    fn variables_that_are_set_nowhere_are_read_from_the_warnings() {
+        let stderr = "time=\"2026-01-01T00:00:00Z\" level=warning msg=\"The \\\"TAG\\\" variable is not set. Defaulting to a blank string.\"\n\
+            time=\"2026-01-01T00:00:00Z\" level=warning msg=\"The \\\"TAG\\\" variable is not set. Defaulting to a blank string.\"\n\
+            WARN[0000] The \"DB_HOST\" variable is not set. Defaulting to a blank string.\n\
+            time=\"2026-01-01T00:00:00Z\" level=warning msg=\"/srv/shop/compose.yaml: `version` is obsolete\"\n";
+        let unset: Vec<String> = unset_variables(stderr).into_iter().collect();
+        assert_eq!(unset, ["DB_HOST", "TAG"]);
     }
 
     #[test]

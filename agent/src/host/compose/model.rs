@@ -5,10 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use deploy_proto::names::{BadName, ServiceName};
 use ring::digest::{Context, SHA256};
 use serde_json::Value;
+
+/// What a container gets between SIGTERM and SIGKILL where its service says nothing (Compose specification,
+/// `stop_grace_period`).
+const STOP_GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// A project as Compose sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +22,8 @@ pub struct Model {
     pub services: BTreeMap<ServiceName, ComposeService>,
     /// The rest (networks, volumes, configs, ...; no extension fields), a fingerprint for each key.
     pub rest: BTreeMap<String, Fingerprint>,
+    /// The variables that are set nowhere and that Compose took as blank.
+    pub unset_variables: BTreeSet<String>,
 }
 
 /// A service as Compose sees it.
@@ -38,6 +45,8 @@ pub struct ComposeService {
     pub profiles: Vec<String>,
     /// `restart:`, or what it means when it is not written: `no`.
     pub restart: String,
+    /// How long its process may take to end before it is killed.
+    pub stop_grace_period: Duration,
     /// Every key but `image`, each with a fingerprint.
     pub keys: BTreeMap<String, Fingerprint>,
 }
@@ -132,6 +141,7 @@ impl Model {
         Ok(Self {
             services,
             rest: fingerprints(&top),
+            unset_variables: BTreeSet::new(),
         })
     }
 
@@ -191,8 +201,35 @@ fn service_of(service: &Value) -> Result<ComposeService, ModelError> {
             .map(str::to_owned)
             .collect(),
         restart: text("restart").unwrap_or_else(|| "no".to_owned()),
+        stop_grace_period: text("stop_grace_period")
+            .and_then(|text| duration(&text))
+            .unwrap_or(STOP_GRACE_PERIOD),
         keys: fingerprints,
     })
+}
+
+/// Reads a duration as Go prints it: `1m40s`, `1.5s`, `500ms`, `0s`.
+fn duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 7] = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("µs", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
+    let (mut rest, mut seconds) = (text, 0.0);
+    while !rest.is_empty() {
+        let number_ends = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, behind) = rest.split_at(number_ends);
+        let unit_ends = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, next) = behind.split_at(unit_ends);
+        let (_, size) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        seconds += number.parse::<f64>().ok()? * size;
+        rest = next;
+    }
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 fn condition(how: &Value) -> Condition {

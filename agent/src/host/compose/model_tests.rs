@@ -115,3 +115,23 @@ fn an_edit_is_held_to_the_images_it_was_to_write() {
     assert_eq!(beyond(&before, &after, &BTreeMap::new()).len(), 1);
     assert_eq!(beyond(&before, &before, &images("a:1")), []);
 }
+
+#[test]
+fn the_stop_grace_period_is_read_as_compose_prints_it() {
+    for (text, millis) in [
+        ("10s", 10_000),
+        ("1m40s", 100_000),
+        ("1h0m0s", 3_600_000),
+        ("1.5s", 1_500),
+        ("500ms", 500),
+        ("0s", 0),
+        ("soon", 10_000),
+        ("5", 10_000),
+    ] {
+        let model = model(&json!({"web": {"stop_grace_period": text}}));
+        let read = model.services[&name("web")].stop_grace_period;
+        assert_eq!(read.as_millis(), millis, "{text}");
+    }
+    let silent = model(&json!({"web": {}}));
+    assert_eq!(silent.services[&name("web")].stop_grace_period.as_secs(), 10);
+}

@@ -61,8 +61,8 @@ impl Engine {
         Ok(digest)
     }
 
-    /// Makes sure that `repository@digest` is on this host, and tagged as `repository:tag` when the image has a tag, so
-    /// that people see the tag in `docker ps`. When it is here already no network is used.
+    /// Makes sure that `repository@digest` is on this host. When it is here already no network is used. No tag is given or
+    /// moved: the push may still be refused.
     ///
     /// `progress` is told bytes done and bytes known to be needed, at most ten times a second and once at the end.
     ///
@@ -96,7 +96,7 @@ impl Engine {
         Ok(PullEnd::Pulled { bytes })
     }
 
-    /// Checks that an image that is here is the one that was asked for and runs here, and tags it.
+    /// Checks that an image that is here is the one that was asked for and runs here.
     async fn accept(&self, image: &ImageRef, here: &LocalImage) -> Result<()> {
         if !here
             .digests_in(image.repository())
@@ -106,20 +106,7 @@ impl Engine {
                 image: Box::new(image.clone()),
             });
         }
-        self.runs_one_of(image, vec![here.platform.clone()]).await?;
-        let Some(tag) = image.tag() else {
-            return Ok(());
-        };
-        let tagged = here.repo_tags.iter().any(|known| {
-            known.parse::<ImageRef>().is_ok_and(|known| {
-                known.tag() == Some(tag) && known.canonical_repository() == image.canonical_repository()
-            })
-        });
-        if tagged {
-            Ok(())
-        } else {
-            self.retag(&here.id, image).await
-        }
+        self.runs_one_of(image, vec![here.platform.clone()]).await
     }
 
     async fn runs_one_of(&self, image: &ImageRef, has: Vec<Platform>) -> Result<()> {

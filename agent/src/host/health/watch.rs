@@ -26,6 +26,8 @@ const WAITING_PAUSE: Duration = Duration::from_secs(1);
 const SETTLING_PAUSE: Duration = Duration::from_millis(250);
 /// The shortest time that a look's checks get, however little is left of `wait`.
 const CHECKS_AT_LEAST: Duration = Duration::from_secs(1);
+/// How long ago a look with all checks still counts when the last service has become well.
+const LAST_LOOK_AFTER: Duration = Duration::from_millis(500);
 /// The pause before the Engine's events are asked for again.
 const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -34,7 +36,7 @@ impl Health {
     ///
     /// The first look is at once; with `settle` zero and all well it is the only one. Healthchecks that the Engine has
     /// no verdict of and probes are run by us with every look. A service that became well is watched for crashes until
-    /// all are. `on_seen` is told what is seen of a service whenever that changes.
+    /// all are, and then looked at once more. `on_seen` is told what is seen of a service whenever that changes.
     ///
     /// # Errors
     /// [`WatchError::Sick`] with the first service that is, at once.
@@ -48,15 +50,43 @@ impl Health {
         if services.is_empty() {
             return Ok(Vec::new());
         }
+        let begun = Instant::now();
+        let mut well = self.all_well(project, services, terms, begun, &on_seen).await?;
+        // Those that were well first were since watched for crashes only: one more look at all, with all checks.
+        if well.values().any(|since| since.at.elapsed() > LAST_LOOK_AFTER) {
+            let one_look = Terms {
+                settle: Duration::ZERO,
+                ..terms
+            };
+            self.all_well(project, services, one_look, begun, &on_seen)
+                .await?;
+        }
+        Ok(services
+            .iter()
+            .filter_map(|service| well.remove_entry(service))
+            .map(|(service, since)| WellService {
+                service,
+                in_words: since.in_words,
+            })
+            .collect())
+    }
+
+    async fn all_well(
+        &self,
+        project: &Project,
+        services: &[ServiceName],
+        terms: Terms,
+        begun: Instant,
+        on_seen: &(impl Fn(&ServiceName, &str) + Sync),
+    ) -> Result<BTreeMap<ServiceName, WellSince>, WatchError> {
         let wakes: BTreeMap<&ServiceName, Wake> =
             services.iter().map(|name| (name, Wake::default())).collect();
         let well = WellSoFar::default();
-        let begun = Instant::now();
         let mut watching: FuturesUnordered<_> = wakes
             .iter()
             .map(|(service, wake)| {
                 let mut watch = Watch::new(self, project, service, wake, terms, begun);
-                let (on_seen, well, wanted) = (&on_seen, &well, wakes.len());
+                let (well, wanted) = (&well, wakes.len());
                 async move {
                     let words = watch.until_well(on_seen).await?;
                     well.add(service, words, wanted);
@@ -74,26 +104,28 @@ impl Health {
             never = listen(&self.engine, &project.name, terms, &wakes) => match never {},
         }
         drop(watching);
-        let mut well = well.words.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(services
-            .iter()
-            .filter_map(|service| well.remove_entry(service))
-            .map(|(service, in_words)| WellService { service, in_words })
-            .collect())
+        Ok(well.services.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// The services that became well, and how that is known.
+/// When a service became well, and how that is known.
+struct WellSince {
+    at: Instant,
+    in_words: String,
+}
+
+/// The services that became well.
 #[derive(Default)]
 struct WellSoFar {
-    words: Mutex<BTreeMap<ServiceName, String>>,
+    services: Mutex<BTreeMap<ServiceName, WellSince>>,
     all: Notify,
 }
 
 impl WellSoFar {
-    fn add(&self, service: &ServiceName, words: String, wanted: usize) {
-        let mut all = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(service.clone(), words);
+    fn add(&self, service: &ServiceName, in_words: String, wanted: usize) {
+        let mut all = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = Instant::now();
+        all.insert(service.clone(), WellSince { at, in_words });
         if all.len() == wanted {
             self.all.notify_one();
         }

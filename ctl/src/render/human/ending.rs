@@ -6,7 +6,7 @@ use deploy_proto::event::{Ending, Outcome};
 use deploy_proto::exit_code::ExitCode;
 use deploy_proto::release::DeploymentKind;
 
-use super::{called, plan_called, versions};
+use super::{called, plan_called, running};
 use crate::error::Error;
 use crate::render::text::{Paint, clean, count, took};
 use crate::report::{Ended, HostReport, Report};
@@ -206,12 +206,7 @@ fn now(host: &HostReport) -> Option<String> {
     let name = &host.host.name;
     match &host.ended {
         Ended::Outcome(outcome) => {
-            let runs = versions(
-                outcome
-                    .now
-                    .iter()
-                    .map(|running| (&running.service, running.image.as_ref())),
-            );
+            let runs = running(&outcome.now);
             let again = match outcome.result {
                 Ending::RolledBack => " again",
                 Ending::Refused => " still",

@@ -7,11 +7,12 @@ pub(crate) mod progress;
 pub(crate) mod samples;
 pub(crate) mod state;
 
+use deploy_proto::event::RunningService;
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::{ServiceName, Version};
 use deploy_proto::release::PlanView;
 
-use super::text::count;
+use super::text::{clean, count};
 
 /// What a person calls what is deployed: the version's label, else the tag that all images share, else their number.
 pub(crate) fn called<'i>(version: Option<&Version>, images: impl Iterator<Item = &'i ImageRef>) -> String {
@@ -36,11 +37,25 @@ pub(crate) fn plan_called(version: Option<&Version>, plan: &PlanView) -> String 
 pub(crate) fn versions<'s>(
     services: impl Iterator<Item = (&'s ServiceName, Option<&'s ImageRef>)>,
 ) -> String {
-    let services: Vec<_> = services
-        .map(|(service, image)| (service, image.map_or("nothing", ImageRef::version)))
-        .collect();
+    agreed(services.map(|(service, image)| (service, image.map_or("nothing", ImageRef::version).to_owned())))
+}
+
+/// What services run: their versions, and of one that has none why.
+pub(crate) fn running(services: &[RunningService]) -> String {
+    agreed(services.iter().map(|running| {
+        let what = match (&running.image, &running.state) {
+            (Some(image), _) => image.version().to_owned(),
+            (None, Some(state)) => format!("({})", clean(state)),
+            (None, None) => "nothing".to_owned(),
+        };
+        (&running.service, what)
+    }))
+}
+
+fn agreed<'s>(services: impl Iterator<Item = (&'s ServiceName, String)>) -> String {
+    let services: Vec<_> = services.collect();
     match services.split_first() {
-        Some(((_, first), rest)) if rest.iter().all(|(_, version)| version == first) => (*first).to_owned(),
+        Some(((_, first), rest)) if rest.iter().all(|(_, version)| version == first) => first.clone(),
         Some(_) | None => {
             let each: Vec<_> = services
                 .iter()

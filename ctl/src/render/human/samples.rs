@@ -76,6 +76,7 @@ pub(crate) fn live() -> Outcome {
         now: vec![RunningService {
             service: "web".parse().unwrap(),
             image: Some("acme/web:v1.4.2".parse().unwrap()),
+            state: None,
         }],
         elapsed_ms: 22_700,
     }
@@ -101,6 +102,7 @@ pub(crate) fn rolled_back() -> Outcome {
         now: vec![RunningService {
             service: "web".parse().unwrap(),
             image: Some("acme/web:v1.4.1".parse().unwrap()),
+            state: None,
         }],
         ..live()
     }
@@ -126,6 +128,7 @@ pub(crate) fn stuck() -> Outcome {
         now: vec![RunningService {
             service: "web".parse().unwrap(),
             image: None,
+            state: None,
         }],
         ..rolled_back()
     }
