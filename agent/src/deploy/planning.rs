@@ -93,7 +93,9 @@ async fn plan_push<H: Host>(
 ) -> Result<Planned, NoPlan> {
     // The registry and the Engine are asked side by side: together they are most of the time of a push that changes nothing.
     let images: BTreeSet<ImageRef> = push.images.iter().map(|change| change.image.clone()).collect();
-    let (facts, digests) = tokio::try_join!(host.facts(project), host.resolve(&images))?;
+    let (facts, digests) = tokio::join!(host.facts(project), host.resolve(&images));
+    let facts = facts?;
+    // What the key may not change is refused before anything is told of what a registry said.
     let chosen = choice::choose(&push.images, &facts, asked.scope)?;
     if !push.accept_edits {
         refuse_hand_edits(
@@ -102,7 +104,7 @@ async fn plan_push<H: Host>(
             history.last_live_plan(project.name.clone()).await?,
         )?;
     }
-    let wanted = wanted_by_push(project, &chosen.images, &digests)?;
+    let wanted = wanted_by_push(project, &chosen.images, &digests?)?;
     let live = history.live_release(project.name.clone()).await?;
     let next = history.next_release(project.name.clone()).await?;
     let is_what_runs = live.as_ref().is_some_and(|live| describes(live, project, &facts));
