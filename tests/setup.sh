@@ -85,8 +85,10 @@ install_compose() {
     if [ -e "$own" ]; then
         awk 'BEGIN { RS = "" } NR == 1' "$own" | sed 's/^Suites:.*/Suites: trixie/' > "$dir/sources/trixie.sources"
     else
-        printf 'Types: deb\nURIs: http://mirror.invalid/debian\nSuites: trixie\nComponents: main\nSigned-By: %s\n' \
-            /usr/share/keyrings/debian-archive-keyring.gpg > "$dir/sources/trixie.sources"
+        # The older form: the machine's own first mirror, another suite.
+        sed -nE 's/^deb +(\[[^]]*\] +)?([^ ]+) +[^ ]+ .*/deb \1\2 trixie main/p' /etc/apt/sources.list |
+            head -n 1 > "$dir/sources/trixie.list"
+        [ -s "$dir/sources/trixie.list" ] || die "there is no Debian mirror in /etc/apt to take the plugin from"
     fi
     local apt=(apt-get -qq -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$dir/sources"
         -o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" -o APT::Sandbox::User=root)
