@@ -1,5 +1,6 @@
 //! What does not work is put back: the same bytes, the same images, checked, and told.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -7,7 +8,7 @@ use deploy_proto::event::PhaseName;
 use deploy_tests::agent::{Agent, Settings};
 use deploy_tests::clinic::{Clinic, FIRST_VERSION};
 use deploy_tests::command::docker;
-use deploy_tests::images::{Mode, Registry};
+use deploy_tests::images::{Mode, Registry, temporary_dir, unique};
 use deploy_tests::wire::Events;
 
 const SERVICE: &str = "auth_service";
@@ -231,5 +232,57 @@ fn one_sick_service_takes_the_whole_release_back() -> Result<()> {
         assert_eq!(pushed.at("/outcome/sick_service"), "user_service", "{order}");
         assert_eq!((clinic.file(), both()?), (file, images), "{order}");
     }
+    Ok(())
+}
+
+#[test]
+fn what_the_host_has_no_room_for_is_refused_and_what_docker_cannot_start_is_put_back() -> Result<()> {
+    let registry = Registry::start()?;
+    let clinic = Clinic::start_only(&registry, &[SERVICE])?;
+    let (file, container) = (clinic.file(), clinic.container_id(SERVICE)?);
+
+    // More than any disk has left: refused before the pull, nothing is touched.
+    clinic.push_version(SERVICE, Mode::Good, "dev-a000001")?;
+    let greedy = Agent::start_with(&clinic, Settings::default().project("min_free", "\"1000TiB\""))?;
+    let refused = greedy
+        .ctl()?
+        .push(9, &[&clinic.set_argument(SERVICE, "dev-a000001")], &[])?;
+    assert_eq!(
+        (refused.result(), refused.code()),
+        ("refused".into(), "host_unfit".into())
+    );
+    assert_eq!(
+        (clinic.file(), clinic.container_id(SERVICE)?),
+        (file.clone(), container)
+    );
+    drop(greedy);
+
+    // An image without a command: Docker cannot make a container of it.
+    let empty = clinic.image(SERVICE, "dev-e000001");
+    let folder = temporary_dir("image")?;
+    fs::write(
+        folder.path().join("Dockerfile"),
+        format!("FROM scratch\nCOPY Dockerfile /{}\n", unique("empty")),
+    )?;
+    docker(["build", "--quiet", "--tag", &empty])
+        .args([folder.path()])
+        .env("DOCKER_BUILDKIT", "0")
+        .text()?;
+    docker(["push", "--quiet", &empty]).text()?;
+    docker(["rmi", &empty]).text()?;
+    let agent = Agent::start(&clinic)?;
+    let pushed = agent
+        .ctl()?
+        .push(3, &[&clinic.set_argument(SERVICE, "dev-e000001")], &[])?;
+    assert_eq!(
+        (pushed.result(), pushed.code()),
+        ("rolled_back".into(), "restart_failed".into())
+    );
+    assert!(
+        pushed.at("/outcome/problem/detail").contains("command"),
+        "{pushed:?}"
+    );
+    assert_eq!(clinic.file(), file);
+    assert_eq!(clinic.service_version(SERVICE)?, FIRST_VERSION);
     Ok(())
 }
