@@ -18,9 +18,9 @@ const FILES_DEADLINE: Duration = Duration::from_hours(1);
 const RESTART_DEADLINE_PER_SERVICE: Duration = Duration::from_hours(1);
 /// Beyond the watch's own limits, for an Engine that answers slowly and for the checks of the last look.
 const WATCH_MARGIN: Duration = Duration::from_secs(90);
-/// How often the way back may be begun anew inside one action while the Engine comes and goes, and how long it is waited
-/// for in all.
-const BACK_ATTEMPTS: u32 = 3;
+/// How often a step of the way back is begun inside one action while the Engine comes and goes.
+pub const BACK_ATTEMPTS: u32 = 3;
+/// How long the Engine is waited for on the way back, in all.
 const BACK_MARGIN: Duration = Duration::from_mins(12);
 
 /// How long an action may take for so many services. Each is longer than what it waits for inside, so that the inner

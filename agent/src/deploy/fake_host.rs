@@ -229,12 +229,7 @@ impl Host for FakeHost {
         Ok(summary)
     }
 
-    async fn restart_old(
-        &self,
-        _project: &Project,
-        _plan: &Plan,
-        _progress: Progress<'_>,
-    ) -> Result<Summary, Failure> {
+    async fn restart_old(&self, _project: &Project, _plan: &Plan) -> Result<Summary, Failure> {
         self.yes_or_no(Action::RestartOld).await
     }
 

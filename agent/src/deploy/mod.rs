@@ -2,7 +2,7 @@
 
 mod base64_bytes;
 pub mod choice;
-mod deadlines;
+pub mod deadlines;
 mod ending;
 pub mod facts;
 #[cfg(test)]

@@ -304,7 +304,7 @@ fn no_target(project: &Project, target: &RollbackTarget) -> Problem {
         .hint("deployctl history shows the releases that can be rolled back to")
 }
 
-/// The release that a project ran before the agent's first deployment of it, as it was found.
+/// What a project runs as it was found: before the agent's first deployment, or deployed past the agent since the last.
 fn found_release(
     project: &Project,
     facts: &Facts,

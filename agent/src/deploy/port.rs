@@ -110,7 +110,6 @@ pub trait Host: Send + Sync + 'static {
         &self,
         project: &Project,
         plan: &Plan,
-        progress: Progress<'_>,
     ) -> impl Future<Output = Result<Summary, Failure>> + Send;
 
     /// Watches them until all are well; checks that they run the previous images.

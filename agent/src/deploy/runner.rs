@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deploy_proto::event::{Ending, Event, Happened, Outcome, RunningService};
-use deploy_proto::names::{ReleaseNumber, ServiceName};
+use deploy_proto::names::{DeploymentId, ReleaseNumber, ServiceName};
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::release::DeploymentKind;
 use jiff::Timestamp;
@@ -228,15 +228,7 @@ impl<H: Host> Runner<H> {
             let problem = Problem::new(Code::Internal, "the journal has no plan for this deployment");
             return Ok((Seen::Failed(problem.into()), String::new()));
         };
-        let id = deployment.id().clone();
-        let progress = |what| {
-            self.feed.send(Event {
-                seq: None,
-                at: (self.now)(),
-                deployment: id.clone(),
-                what,
-            })
-        };
+        let progress = self.progress(deployment.id());
         let host = &self.host;
         let done = match action {
             Action::Plan | Action::BackUp => {
@@ -260,7 +252,7 @@ impl<H: Host> Runner<H> {
             Action::Restore => host.restore(project, plan).await,
             Action::RestartOld => {
                 self.keep_logs(project, deployment, Some(plan.to), plan).await;
-                host.restart_old(project, plan, &progress).await
+                host.restart_old(project, plan).await
             }
             Action::WatchOld => host.watch_old(project, plan, &progress).await,
         };
@@ -268,6 +260,19 @@ impl<H: Host> Runner<H> {
             Ok(summary) => (Seen::Done, summary),
             Err(failure) => (Seen::Failed(failure), String::new()),
         })
+    }
+
+    /// Passes on what an action tells of how far it is. It is for those who watch just now, so it has no number.
+    fn progress(&self, id: &DeploymentId) -> impl Fn(Happened) + Send + Sync {
+        let id = id.clone();
+        move |what| {
+            self.feed.send(Event {
+                seq: None,
+                at: (self.now)(),
+                deployment: id.clone(),
+                what,
+            });
+        }
     }
 
     async fn plan(
@@ -311,15 +316,7 @@ impl<H: Host> Runner<H> {
             return Ok((Seen::Done, plan_summary(plan)));
         }
         // "Runs already" is said only of what is well, by the same checks as after a restart.
-        let id = deployment.id().clone();
-        let progress = |what| {
-            self.feed.send(Event {
-                seq: None,
-                at: (self.now)(),
-                deployment: id.clone(),
-                what,
-            })
-        };
+        let progress = self.progress(deployment.id());
         Ok(match self.host.check_unchanged(project, plan, &progress).await {
             Ok(summary) => (Seen::NothingToDo, summary),
             Err(failure) => (Seen::Failed(failure), String::new()),

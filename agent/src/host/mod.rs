@@ -203,13 +203,8 @@ impl Host for DockerHost {
         self.restore_files(project, plan).await
     }
 
-    async fn restart_old(
-        &self,
-        project: &Project,
-        plan: &Plan,
-        progress: Progress<'_>,
-    ) -> Result<Summary, Failure> {
-        self.up_old(project, plan, progress).await
+    async fn restart_old(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
+        self.up_old(project, plan).await
     }
 
     async fn watch_old(

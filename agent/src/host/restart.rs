@@ -12,6 +12,7 @@ use deploy_proto::problem::{Code, Problem};
 use super::engine::{Container, EngineHealth};
 use super::{DockerHost, listed};
 use crate::config::{Order, Project};
+use crate::deploy::deadlines::BACK_ATTEMPTS;
 use crate::deploy::phase::Failure;
 use crate::deploy::plan::{Plan, ServicePlan};
 use crate::deploy::port::{Progress, Summary};
@@ -28,8 +29,6 @@ const GRACE_UNKNOWN: Duration = Duration::from_mins(5);
 const ENGINE_PATIENCE_FORWARD: Duration = Duration::from_secs(30);
 /// The same on the way back, where giving up means that a person is needed.
 const ENGINE_PATIENCE_BACK: Duration = Duration::from_mins(3);
-/// How often a step of the way back is begun while the Engine comes and goes.
-const BACK_ATTEMPTS: u32 = 3;
 /// The first and the longest pause between two questions whether the Engine is there.
 const PING_PAUSE: Duration = Duration::from_millis(100);
 const PING_PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -74,12 +73,7 @@ impl DockerHost {
     }
 
     /// Brings the previous images back, and removes the containers of services that had none.
-    pub(super) async fn up_old(
-        &self,
-        project: &Project,
-        plan: &Plan,
-        _progress: Progress<'_>,
-    ) -> Result<Summary, Failure> {
+    pub(super) async fn up_old(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
         self.while_engine_is_away(|| self.bring_back(project, plan)).await
     }
 
