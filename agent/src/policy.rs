@@ -1,12 +1,14 @@
 //! May this key do this here, now? Pure: a verified request goes in, a permitted one or a refusal comes out.
 
 use deploy_proto::image::{ImageRef, canonical_repository};
-use deploy_proto::names::{KeyName, ServiceName};
+use deploy_proto::names::{KeyName, ProjectName, ServiceName};
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::push::{CHANGES_MAX, Push};
+use deploy_proto::release::DeploymentKind;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Action, Key, Project, Scope};
+use crate::history::Deployment;
 
 /// A request that this key may make of this project. Made only here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl ServiceScope {
 /// # Errors
 /// `not_allowed`, `image_not_allowed`, `tag_not_allowed`, `bad_request`.
 pub fn permit_push(key: &Key, project: &Project, push: Push) -> Result<Permitted<Push>, Problem> {
-    may(key, Action::Push, project)?;
+    may(key, Action::Push, &project.name)?;
     if push.images.is_empty() || push.images.len() > CHANGES_MAX {
         let detail = format!(
             "a push names between 1 and {CHANGES_MAX} images, this one {}",
@@ -92,6 +94,16 @@ pub fn permit_push(key: &Key, project: &Project, push: Push) -> Result<Permitted
         return Err(Problem::new(
             Code::BadRequest,
             "the push's source has an over-long text or a control character",
+        ));
+    }
+    if push
+        .sequence
+        .as_ref()
+        .is_some_and(|sequence| !sequence.is_well_formed())
+    {
+        return Err(Problem::new(
+            Code::BadRequest,
+            "the push's sequence has a run beyond its limit, or a line that is empty, over-long or has a control character",
         ));
     }
     let services = service_scope(key);
@@ -113,12 +125,41 @@ pub fn permit_push(key: &Key, project: &Project, push: Push) -> Result<Permitted
 /// # Errors
 /// `not_allowed`.
 pub fn permit<T>(key: &Key, action: Action, project: &Project, request: T) -> Result<Permitted<T>, Problem> {
-    may(key, action, project)?;
+    may(key, action, &project.name)?;
     Ok(Permitted {
         request,
         key: key.name.clone(),
         services: service_scope(key),
     })
+}
+
+/// Permits cancelling a deployment to whoever could have asked for it: the right to push (or roll back) in its project,
+/// and, unless it is the key's own, to change all its services.
+///
+/// # Errors
+/// `not_allowed`.
+pub fn permit_cancel(key: &Key, deployment: &Deployment) -> Result<(), Problem> {
+    let action = match deployment.request.kind() {
+        DeploymentKind::Push => Action::Push,
+        DeploymentKind::Rollback => Action::Rollback,
+    };
+    may(key, action, &deployment.project)?;
+    if deployment.key == key.name {
+        return Ok(());
+    }
+    let scope = service_scope(key);
+    match (&scope, &deployment.plan) {
+        (ServiceScope::All, _) => Ok(()),
+        (ServiceScope::Only(_), Some(plan)) => plan
+            .services
+            .iter()
+            .try_for_each(|service| scope.permits(&service.service)),
+        (ServiceScope::Only(_), None) => Err(Problem::new(
+            Code::NotAllowed,
+            "which services it changes is not known yet, and this key may not change all",
+        )
+        .hint("try again in a moment")),
+    }
 }
 
 fn service_scope(key: &Key) -> ServiceScope {
@@ -128,21 +169,16 @@ fn service_scope(key: &Key) -> ServiceScope {
     }
 }
 
-fn may(key: &Key, action: Action, project: &Project) -> Result<(), Problem> {
-    if !key.projects.contains(&project.name) {
+fn may(key: &Key, action: Action, project: &ProjectName) -> Result<(), Problem> {
+    if !key.projects.contains(project) {
         return Err(Problem::new(
             Code::NotAllowed,
-            format!("key {} may not touch project {}", key.name, project.name),
+            format!("key {} may not touch project {project}", key.name),
         )
         .hint("the host's agent.toml lists the projects of each key"));
     }
     if !key.allow.contains(&action) {
-        let detail = format!(
-            "key {} may not {} project {}",
-            key.name,
-            action.as_str(),
-            project.name
-        );
+        let detail = format!("key {} may not {} project {project}", key.name, action.as_str());
         return Err(Problem::new(Code::NotAllowed, detail)
             .hint("the host's agent.toml lists what each key may do (allow)"));
     }

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use deploy_proto::event::Happened;
-use deploy_proto::names::{DeploymentId, ProjectName};
+use deploy_proto::names::{DeploymentId, KeyName, ProjectName};
 use deploy_proto::problem::{Code, Problem};
-use tokio::sync::{Mutex, mpsc};
+use jiff::Timestamp;
+use tokio::sync::{Mutex, mpsc, watch};
 use tracing::Instrument as _;
 
 use crate::deploy::port::Host;
-use crate::deploy::runner::{Ran, Runner};
-use crate::history::{Deployment, History, HistoryError};
+use crate::deploy::runner::{Cancel, Ran, Runner, cancelled_by};
+use crate::deploy::sequence;
+use crate::history::{Deployment, History, HistoryError, Request};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::systemd::Heart;
@@ -29,7 +31,22 @@ pub enum Acceptance {
 #[derive(Debug)]
 struct Slot {
     running: DeploymentId,
+    /// Tells the running deployment that it is cancelled.
+    cancel: watch::Sender<Option<KeyName>>,
     waiting: Option<Deployment>,
+}
+
+impl Slot {
+    /// A slot in which this deployment runs, and what tells it that it is cancelled.
+    fn of(deployment: &Deployment) -> (Self, Cancel) {
+        let (cancel, cancelled) = watch::channel(deployment.cancelled_by.clone());
+        let slot = Self {
+            running: deployment.id().clone(),
+            cancel,
+            waiting: None,
+        };
+        (slot, cancelled)
+    }
 }
 
 /// The projects' queues.
@@ -70,8 +87,8 @@ impl<H: Host> Queue<H> {
     /// Takes a deployment over: journals it, then starts it or lets it wait. When this returns `Ok`, it is the agent's.
     ///
     /// # Errors
-    /// The project is busy and the request does not wait; its id was used for another request; the journal cannot be
-    /// written.
+    /// The project is busy and the request does not wait; its id was used for another request; a newer run was accepted
+    /// before it; the journal cannot be written.
     pub async fn accept(self: &Arc<Self>, deployment: Deployment) -> Result<Acceptance, Problem> {
         let id = deployment.id().clone();
         // Held until the journal has it: two requests with one id, or for one project, are taken one after the other.
@@ -94,6 +111,12 @@ impl<H: Host> Queue<H> {
             key: deployment.key.clone(),
             version: deployment.request.version().cloned(),
         }];
+        if let Some(allowed) = self
+            .check_sequence(&deployment.project, &deployment.request)
+            .await?
+        {
+            events.push(Happened::Note { text: allowed });
+        }
         let running = slots.get(&deployment.project).map(|slot| slot.running.clone());
         match running {
             Some(running) if !deployment.request.queues() => return Err(busy(&deployment.project, &running)),
@@ -112,14 +135,9 @@ impl<H: Host> Queue<H> {
         );
         match slots.get_mut(&deployment.project) {
             None => {
-                slots.insert(
-                    deployment.project.clone(),
-                    Slot {
-                        running: id,
-                        waiting: None,
-                    },
-                );
-                self.start(deployment);
+                let (slot, cancelled) = Slot::of(&deployment);
+                slots.insert(deployment.project.clone(), slot);
+                self.start(deployment, cancelled);
             }
             Some(slot) => {
                 if let Some(older) = slot.waiting.replace(deployment) {
@@ -128,6 +146,71 @@ impl<H: Host> Queue<H> {
             }
         }
         Ok(Acceptance::New)
+    }
+
+    /// Refuses a push of an older run than the newest that was accepted. One that is let in all the same is told of.
+    ///
+    /// # Errors
+    /// `stale`; the journal cannot be read.
+    pub async fn check_sequence(
+        &self,
+        project: &ProjectName,
+        request: &Request,
+    ) -> Result<Option<String>, Problem> {
+        let Request::Push(push) = request else {
+            return Ok(None);
+        };
+        let Some(sequence) = &push.sequence else {
+            return Ok(None);
+        };
+        let newer = self.history.newer_run(project.clone(), sequence.clone()).await;
+        match newer.map_err(|error| cannot_journal(&error))? {
+            None => Ok(None),
+            Some(newer) if push.allow_older => Ok(Some(sequence::allowed(sequence, &newer))),
+            Some(newer) => Err(sequence::stale(project, sequence, &newer)),
+        }
+    }
+
+    /// Cancels a deployment: one that waits ends refused at once; one that runs stops where its phase heeds that, and
+    /// ends refused or goes back. When this returns `Ok`, it is in the journal.
+    ///
+    /// # Errors
+    /// `too_late`; the journal cannot be written.
+    pub async fn cancel(
+        &self,
+        deployment: &Deployment,
+        key: &KeyName,
+        now: Timestamp,
+    ) -> Result<(), Problem> {
+        let id = deployment.id();
+        let mut slots = self.slots.lock().await;
+        let Some(slot) = slots.get_mut(&deployment.project) else {
+            return Err(too_late(id, "it has ended"));
+        };
+        if slot.running == *id {
+            // Read under the lock: what the caller saw may be a while ago.
+            let known = self.history.deployment(id.clone()).await;
+            let known = known.map_err(|error| cannot_journal(&error))?;
+            let phase = known.map(|known| (known.phase.clone(), known.course()));
+            if let Some(reason) = phase.and_then(|(phase, course)| phase.past_cancelling(course)) {
+                return Err(too_late(id, reason));
+            }
+            let recorded = self.history.cancel(id.clone(), key.clone(), now).await;
+            self.runner
+                .tell(recorded.map_err(|error| cannot_journal(&error))?);
+            slot.cancel.send_replace(Some(key.clone()));
+            return Ok(());
+        }
+        match slot.waiting.take_if(|waiting| waiting.id() == id) {
+            Some(waiting) => {
+                let recorded = self.history.cancel(id.clone(), key.clone(), now).await;
+                self.runner
+                    .tell(recorded.map_err(|error| cannot_journal(&error))?);
+                self.end_waiting(waiting, cancelled_by(key).problem).await;
+                Ok(())
+            }
+            None => Err(too_late(id, "it has ended")),
+        }
     }
 
     /// Goes on with what the journal says was under way when the agent stopped.
@@ -144,14 +227,9 @@ impl<H: Host> Queue<H> {
             );
             match slots.get_mut(&deployment.project) {
                 None => {
-                    slots.insert(
-                        deployment.project.clone(),
-                        Slot {
-                            running: deployment.id().clone(),
-                            waiting: None,
-                        },
-                    );
-                    self.start(deployment);
+                    let (slot, cancelled) = Slot::of(&deployment);
+                    slots.insert(deployment.project.clone(), slot);
+                    self.start(deployment, cancelled);
                 }
                 Some(slot) => {
                     let id = deployment.id().clone();
@@ -181,16 +259,16 @@ impl<H: Host> Queue<H> {
         }
     }
 
-    fn start(self: &Arc<Self>, deployment: Deployment) {
+    fn start(self: &Arc<Self>, deployment: Deployment, cancelled: Cancel) {
         let queue = Arc::clone(self);
-        drop(tokio::spawn(Box::pin(queue.carry_out(deployment))));
+        drop(tokio::spawn(Box::pin(queue.carry_out(deployment, cancelled))));
     }
 
     /// Carries a deployment out, and then whatever waits behind it.
-    async fn carry_out(self: Arc<Self>, first: Deployment) {
+    async fn carry_out(self: Arc<Self>, first: Deployment, cancelled: Cancel) {
         let project = first.project.clone();
-        let mut next = Some(first);
-        while let Some(deployment) = next.take() {
+        let mut next = Some((first, cancelled));
+        while let Some((deployment, cancelled)) = next.take() {
             let span = tracing::info_span!(
                 "deployment",
                 deployment = deployment.id().as_str(),
@@ -198,7 +276,8 @@ impl<H: Host> Queue<H> {
                 key = deployment.key.as_str()
             );
             let mut pulse = self.heart.register("deployment");
-            match pulse.while_doing(self.run_one(deployment).instrument(span)).await {
+            let running = self.run_one(deployment, cancelled).instrument(span);
+            match Box::pin(pulse.while_doing(running)).await {
                 Ok(Ran::Ended(outcome)) => self.metrics.deployment_ended(&project, &outcome),
                 Ok(Ran::Interrupted) => return self.leave(&project).await,
                 Err(error) => {
@@ -213,11 +292,12 @@ impl<H: Host> Queue<H> {
             }
             // Under one lock: once the slot is gone, another deployment of this project may have begun.
             let mut slots = self.slots.lock().await;
-            next = slots.get_mut(&project).and_then(|slot| slot.waiting.take());
-            match (&next, slots.get_mut(&project)) {
-                (Some(deployment), Some(slot)) => slot.running = deployment.id().clone(),
-                (Some(_) | None, _) => drop(slots.remove(&project)),
-            }
+            let waiting = slots.remove(&project).and_then(|slot| slot.waiting);
+            next = waiting.map(|deployment| {
+                let (slot, cancelled) = Slot::of(&deployment);
+                slots.insert(project.clone(), slot);
+                (deployment, cancelled)
+            });
         }
     }
 
@@ -226,10 +306,10 @@ impl<H: Host> Queue<H> {
         self.slots.lock().await.remove(project);
     }
 
-    async fn run_one(&self, deployment: Deployment) -> Result<Ran, HistoryError> {
+    async fn run_one(&self, deployment: Deployment, cancelled: Cancel) -> Result<Ran, HistoryError> {
         let config = self.settings.config();
         match config.projects.get(&deployment.project) {
-            Some(project) => Box::pin(self.runner.run(project, deployment)).await,
+            Some(project) => Box::pin(self.runner.run(project, deployment, cancelled)).await,
             None => self
                 .runner
                 .give_up(deployment, project_removed())
@@ -244,12 +324,25 @@ impl<H: Host> Queue<H> {
             Code::Superseded,
             format!("a newer deployment, {by}, took its place in the queue"),
         );
-        let project = older.project.clone();
-        match self.runner.give_up(older, problem).await {
+        self.end_waiting(older, problem).await;
+    }
+
+    /// Ends a deployment that waited, and so touched nothing.
+    async fn end_waiting(&self, deployment: Deployment, problem: Problem) {
+        let project = deployment.project.clone();
+        match self.runner.give_up(deployment, problem).await {
             Ok(outcome) => self.metrics.deployment_ended(&project, &outcome),
             Err(error) => drop(self.fatal.try_send(error)),
         }
     }
+}
+
+fn too_late(id: &DeploymentId, reason: &str) -> Problem {
+    Problem::new(
+        Code::TooLate,
+        format!("deployment {id} cannot be cancelled: {reason}"),
+    )
+    .hint(format!("see how it ends: deployctl watch {id}"))
 }
 
 /// Whether two requests with the same id ask for the same.

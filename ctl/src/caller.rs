@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use deploy_proto::push::Source;
+use deploy_proto::push::{Sequence, Source};
 
 /// What the process was started with, besides its arguments.
 #[derive(Clone, Default)]
@@ -19,6 +19,8 @@ pub(crate) struct Caller {
     pub(crate) github_actions: bool,
     /// Where a push comes from, as the CI system tells.
     pub(crate) source: Source,
+    /// The place of the CI run among its runs, as the CI system tells.
+    pub(crate) sequence: Option<Sequence>,
     /// The folder for the caller's own configuration, `$XDG_CONFIG_HOME` or `~/.config`.
     pub(crate) config_home: Option<PathBuf>,
     /// The current folder.
@@ -40,6 +42,7 @@ impl Caller {
             no_color: set("NO_COLOR").is_some() || set("TERM").as_deref() == Some("dumb"),
             github_actions: set("GITHUB_ACTIONS").as_deref() == Some("true"),
             source: source(&set),
+            sequence: sequence(&set),
             config_home: set("XDG_CONFIG_HOME")
                 .map(PathBuf::from)
                 .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".config"))),
@@ -84,6 +87,21 @@ fn source(set: &dyn Fn(&str) -> Option<String>) -> Source {
     }
 }
 
+/// Reads GitHub's, else GitLab's variables. A pipeline of GitLab has no attempts: a retried job is of the same pipeline.
+fn sequence(set: &dyn Fn(&str) -> Option<String>) -> Option<Sequence> {
+    let (run, attempt, line) = match set("GITHUB_RUN_ID") {
+        Some(run) => (run, set("GITHUB_RUN_ATTEMPT"), set("GITHUB_REPOSITORY")),
+        None => (set("CI_PIPELINE_ID")?, None, set("CI_PROJECT_PATH")),
+    };
+    let number = match attempt {
+        Some(attempt) => format!("{run}.{attempt}"),
+        None => run,
+    };
+    let counted: Sequence = number.parse().ok()?;
+    let sequence = Sequence { line, ..counted };
+    sequence.is_well_formed().then_some(sequence)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +142,23 @@ mod tests {
         ]);
         assert_eq!(gitlab.source.run_url.as_deref(), Some("https://gitlab/j/1"));
         assert_eq!(gitlab.source.actor.as_deref(), Some("lee"));
+    }
+
+    #[test]
+    fn a_push_from_ci_tells_its_run() {
+        let of = |variables: &[(&str, &str)]| caller(variables).sequence;
+        let github = of(&[
+            ("GITHUB_RUN_ID", "77"),
+            ("GITHUB_RUN_ATTEMPT", "2"),
+            ("GITHUB_REPOSITORY", "acme/shop"),
+        ]);
+        let github = github.unwrap();
+        assert_eq!((github.run, github.attempt), (77, 2));
+        assert_eq!(github.line.as_deref(), Some("acme/shop"));
+        let gitlab = of(&[("CI_PIPELINE_ID", "9"), ("CI_PROJECT_PATH", "acme/shop")]).unwrap();
+        assert_eq!((gitlab.run, gitlab.attempt), (9, 1));
+        assert_eq!(of(&[("GITHUB_RUN_ID", "x")]), None);
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

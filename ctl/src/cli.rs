@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::{DeploymentId, ProjectName, ReleaseNumber, ServiceName, Version};
-use deploy_proto::push::RollbackTarget;
+use deploy_proto::push::{RollbackTarget, Sequence};
 
 use crate::pin::Pin;
 
@@ -94,6 +94,8 @@ pub(crate) enum Command {
     Push(Push),
     /// Follow a deployment that was started elsewhere
     Watch(Watch),
+    /// Cancel a deployment: refused before anything was changed, else rolled back
+    Cancel(Cancel),
     /// Show what runs
     Status,
     /// Show past deployments and releases
@@ -140,6 +142,16 @@ pub(crate) struct Push {
     /// Take Compose files that were edited by hand as the base
     #[arg(long)]
     pub(crate) accept_edits: bool,
+    /// Say which run of the pipeline this is; an older one than the newest accepted is refused (in GitHub Actions and
+    /// GitLab CI it is known)
+    #[arg(long, value_name = "RUN[.ATTEMPT]")]
+    pub(crate) sequence: Option<Sequence>,
+    /// Deploy although a newer run was accepted already
+    #[arg(long)]
+    pub(crate) allow_older: bool,
+    /// Deploy only if this release runs
+    #[arg(long, value_name = "N", value_parser = release)]
+    pub(crate) expect_release: Option<ReleaseNumber>,
     #[command(flatten)]
     pub(crate) following: Following,
 }
@@ -168,6 +180,19 @@ pub(crate) struct Watch {
     pub(crate) jsonl: bool,
 }
 
+/// Arguments of `cancel`.
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// The deployment
+    pub(crate) id: DeploymentId,
+    /// Return as soon as the agent knows, and do not watch it go back
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Print events to standard output, one JSON document per line
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) jsonl: bool,
+}
+
 /// Arguments of `history`.
 #[derive(Debug, Args)]
 pub(crate) struct History {
@@ -182,6 +207,9 @@ pub(crate) struct Rollback {
     /// Go back so many successful releases
     #[arg(short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) releases: u32,
+    /// Go back also across a migration that cannot be undone
+    #[arg(long)]
+    pub(crate) across_migration: bool,
     /// Go to this release (a number), or to the newest one of this version
     #[arg(long, value_name = "RELEASE|VERSION", conflicts_with = "releases", value_parser = release_or_version)]
     pub(crate) to: Option<RollbackTarget>,
@@ -286,6 +314,8 @@ mod tests {
             "deployctl push --image acme/web:v1 --json",
             "deployctl logs web --follow --host https://web-1:8443",
             "deployctl watch 0000000000000abc --jsonl",
+            "deployctl cancel 0000000000000abc",
+            "deployctl push -v v1 --sequence 4711.2 --allow-older --expect-release 41",
             "deployctl history --limit 5 --timeout 90s",
         ] {
             if let Err(error) = parse(line) {
@@ -301,6 +331,8 @@ mod tests {
             "deployctl push --set web=BAD:v1",
             "deployctl push --set -rf=acme/web:v1",
             "deployctl push --json --jsonl",
+            "deployctl push -v v1 --sequence x",
+            "deployctl cancel",
             "deployctl rollback -r 0",
             "deployctl rollback -r 2 --to 41",
             "deployctl watch xyz",

@@ -15,6 +15,8 @@ use crate::target::host::Host;
 pub(crate) enum Ended {
     /// It ended, this way.
     Outcome(Box<Outcome>),
+    /// It ended cancelled, as this command asked: refused, or rolled back.
+    Cancelled(Box<Outcome>),
     /// Only its plan was asked for.
     Planned,
     /// It was accepted, and nobody waited for the end.
@@ -43,7 +45,7 @@ pub(crate) struct HostReport {
 /// A deployment to all hosts of a target.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// Push or rollback; none for `watch`, which need not know.
+    /// Push or rollback; none for `watch` and `cancel`, which need not know.
     pub(crate) kind: Option<DeploymentKind>,
     /// The Compose project.
     pub(crate) project: Option<ProjectName>,
@@ -68,7 +70,7 @@ impl HostReport {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match &self.ended {
             Ended::Outcome(outcome) => outcome.exit_code(),
-            Ended::Planned | Ended::Accepted | Ended::Untouched => ExitCode::Done,
+            Ended::Cancelled(_) | Ended::Planned | Ended::Accepted | Ended::Untouched => ExitCode::Done,
             Ended::StillRunning(_) => ExitCode::StillRunning,
             Ended::Failed(error) => error.exit_code(),
             Ended::Interrupted { .. } => ExitCode::Interrupted,
@@ -83,7 +85,7 @@ impl HostReport {
     /// How it ended, when it was seen to end.
     pub(crate) fn outcome(&self) -> Option<&Outcome> {
         match &self.ended {
-            Ended::Outcome(outcome) => Some(outcome),
+            Ended::Outcome(outcome) | Ended::Cancelled(outcome) => Some(outcome),
             Ended::Planned
             | Ended::Accepted
             | Ended::StillRunning(_)

@@ -47,6 +47,11 @@ pub enum Happened {
         /// The caller's label.
         version: Option<Version>,
     },
+    /// Somebody asked for it to be cancelled.
+    Cancelling {
+        /// Whose key signed that.
+        key: KeyName,
+    },
     /// It waits for another deployment of the project.
     Queued {
         /// The deployment that runs.
@@ -85,6 +90,13 @@ pub enum Happened {
         /// The sentence.
         text: String,
     },
+    /// A line that a hook wrote. Not journaled.
+    HookSaid {
+        /// The hook.
+        hook: String,
+        /// The line, at most [`LOG_LINE_MAX_BYTES`] of it.
+        line: String,
+    },
     /// How far an image is pulled. Not journaled.
     Pulling {
         /// The image.
@@ -113,6 +125,7 @@ impl Happened {
     pub fn is_journaled(&self) -> bool {
         match self {
             Self::Accepted { .. }
+            | Self::Cancelling { .. }
             | Self::Queued { .. }
             | Self::Planned { .. }
             | Self::Phase { .. }
@@ -120,7 +133,7 @@ impl Happened {
             | Self::PhaseFailed { .. }
             | Self::Note { .. }
             | Self::Ended { .. } => true,
-            Self::Pulling { .. } | Self::Watching { .. } => false,
+            Self::HookSaid { .. } | Self::Pulling { .. } | Self::Watching { .. } => false,
         }
     }
 }
@@ -139,10 +152,14 @@ pub enum PhaseName {
     BackingUp,
     /// The files are being edited.
     Editing,
+    /// The commands that come before the restart run, in the new images.
+    BeforeHook,
     /// Containers are being replaced.
     Restarting,
     /// The new containers are being watched.
     Watching,
+    /// The commands that try the new release out run.
+    AfterHook,
     /// The new release runs.
     Live,
     /// The files are being put back.
@@ -168,8 +185,10 @@ impl PhaseName {
             Self::Gating => "gating",
             Self::BackingUp => "backing_up",
             Self::Editing => "editing",
+            Self::BeforeHook => "before_hook",
             Self::Restarting => "restarting",
             Self::Watching => "watching",
+            Self::AfterHook => "after_hook",
             Self::Live => "live",
             Self::Restoring => "restoring",
             Self::RestartingOld => "restarting_old",

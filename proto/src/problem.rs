@@ -39,6 +39,12 @@ pub enum Code {
     Superseded,
     /// This deployment id was used before, for another request.
     IdReused,
+    /// A newer run of the pipeline was accepted before this one, or another release runs than was expected.
+    Stale,
+    /// Somebody cancelled the deployment.
+    Cancelled,
+    /// The deployment has ended, or goes back already, or is past what can be undone: it cannot be cancelled.
+    TooLate,
     /// A person edited the Compose file or `.env` since the last release.
     Edited,
     /// The Compose file cannot be read or changed as asked.
@@ -49,6 +55,10 @@ pub enum Code {
     ImageUnavailable,
     /// The host lacks what the deployment needs: disk space, Compose v2.
     HostUnfit,
+    /// A command that the host's configuration runs beside a deployment failed.
+    HookFailed,
+    /// A migration that cannot be undone is in the way back.
+    Irreversible,
     /// A container could not be created or started.
     RestartFailed,
     /// A service did not become or stay healthy.
@@ -75,13 +85,20 @@ impl Code {
             | Self::UnknownDeployment
             | Self::UnknownRelease
             | Self::NotFound => 404,
-            Self::Busy | Self::Superseded | Self::IdReused => 409,
+            Self::Busy
+            | Self::Superseded
+            | Self::IdReused
+            | Self::Stale
+            | Self::Cancelled
+            | Self::TooLate => 409,
             Self::TooLarge => 413,
             Self::Edited
             | Self::ComposeFile
             | Self::OtherServices
             | Self::ImageUnavailable
             | Self::HostUnfit
+            | Self::HookFailed
+            | Self::Irreversible
             | Self::RestartFailed
             | Self::Unhealthy => 422,
             Self::Internal => 500,
@@ -99,7 +116,7 @@ impl Code {
             | Self::ImageNotAllowed
             | Self::TagNotAllowed
             | Self::UnknownProject => ExitCode::Refused,
-            Self::Busy | Self::Superseded | Self::IdReused => ExitCode::Busy,
+            Self::Busy | Self::Superseded | Self::IdReused | Self::Stale => ExitCode::Busy,
             Self::UnknownService
             | Self::UnknownRelease
             | Self::Edited
@@ -107,6 +124,10 @@ impl Code {
             | Self::OtherServices
             | Self::ImageUnavailable
             | Self::HostUnfit
+            | Self::Cancelled
+            | Self::TooLate
+            | Self::HookFailed
+            | Self::Irreversible
             | Self::RestartFailed
             | Self::Unhealthy
             | Self::DeadlinePassed
@@ -133,11 +154,16 @@ impl Code {
             Self::Busy => "busy",
             Self::Superseded => "superseded",
             Self::IdReused => "id_reused",
+            Self::Stale => "stale",
+            Self::Cancelled => "cancelled",
+            Self::TooLate => "too_late",
             Self::Edited => "edited",
             Self::ComposeFile => "compose_file",
             Self::OtherServices => "other_services",
             Self::ImageUnavailable => "image_unavailable",
             Self::HostUnfit => "host_unfit",
+            Self::HookFailed => "hook_failed",
+            Self::Irreversible => "irreversible",
             Self::RestartFailed => "restart_failed",
             Self::Unhealthy => "unhealthy",
             Self::DeadlinePassed => "deadline_passed",

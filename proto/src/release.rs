@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Outcome, PhaseName};
 use crate::image::{Digest, ImageRef};
 use crate::names::{DeploymentId, KeyName, ProjectName, ReleaseNumber, ServiceName, Version};
-use crate::push::Source;
+use crate::push::{Sequence, Source};
 
 /// What a push or a rollback will do, or would do (`--dry-run`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,9 @@ pub struct ReleaseView {
     pub key: Option<KeyName>,
     /// Where it came from.
     pub source: Source,
+    /// Whether a migration that cannot be undone began with it: going back before it must be asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub irreversible: bool,
     /// The image of every service of the project, with digest where known.
     pub services: Vec<ReleasedService>,
 }
@@ -130,8 +133,14 @@ pub struct DeploymentView {
     pub to: Option<ReleaseNumber>,
     /// The caller's label.
     pub version: Option<Version>,
+    /// The place of the pipeline's run among its runs, where the push said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<Sequence>,
     /// When it was accepted.
     pub accepted_at: Timestamp,
+    /// Who asked for it to be cancelled, where somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<KeyName>,
     /// Where it stands.
     pub phase: PhaseName,
     /// When it ended.

@@ -8,8 +8,10 @@ use axum::http::StatusCode;
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::push::{Accepted, Rollback};
 use deploy_proto::release::PlanView;
+use serde::Deserialize;
 
 use super::problem::Refusal;
+use super::read::followed;
 use super::{Verified, project};
 use crate::app::App;
 use crate::config::{Action, Project};
@@ -104,8 +106,32 @@ async fn accept(app: &App, wish: Wish, verified: &Verified) -> AcceptedAnswer {
     Ok((status, Json(Accepted { id })))
 }
 
+/// Cancels a deployment, for a key that could have asked for it.
+pub(super) async fn cancel(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    verified: Verified,
+) -> AcceptedAnswer {
+    let NoContent {} = verified.json()?;
+    let deployment = followed(&app, &verified, &id).await?;
+    policy::permit_cancel(verified.key(), &deployment)?;
+    let id = deployment.id().clone();
+    app.queue
+        .cancel(&deployment, &verified.key().name, (app.now)())
+        .await?;
+    Ok((StatusCode::ACCEPTED, Json(Accepted { id })))
+}
+
+/// The body of a request that says all in its path: `{}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoContent {}
+
 /// Plans without taking anything over. `takes_number`: the plan's release has its number already.
 async fn dry_run(app: &App, wish: &Wish, verified: &Verified, takes_number: bool) -> PlanAnswer {
+    app.queue
+        .check_sequence(&wish.project.name, &wish.request)
+        .await?;
     let key = &verified.key().name;
     let asked = Asked {
         request: &wish.request,

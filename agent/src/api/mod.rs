@@ -39,6 +39,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/projects/{project}/history", get(read::history))
         .route("/v1/projects/{project}/logs/{service}", get(logs::logs))
         .route("/v1/deployments/{id}", get(read::deployment))
+        .route("/v1/deployments/{id}/cancel", post(deploy::cancel))
         .route("/v1/deployments/{id}/events", get(events::events))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_path)

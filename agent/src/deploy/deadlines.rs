@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::phase::Action;
+use super::plan::{Moment, Plan};
 use crate::config::{Order, Project};
 
 /// Compose's version and model (20 s and 30 s), the registries (20 s, and 20 s for a credential helper), and the model
@@ -16,6 +17,8 @@ const FILES_DEADLINE: Duration = Duration::from_hours(1);
 /// For one service. Here nothing is known of its stop grace period: the host's limits (`host/restart.rs`), which are
 /// shorter, are the real ones, and this one only ends what they do not.
 const RESTART_DEADLINE_PER_SERVICE: Duration = Duration::from_hours(1);
+/// Beyond the hooks' own limits: making and removing the container that one runs in.
+const HOOK_MARGIN: Duration = Duration::from_mins(2);
 /// Beyond the watch's own limits, for an Engine that answers slowly and for the checks of the last look.
 const WATCH_MARGIN: Duration = Duration::from_secs(90);
 /// How often a step of the way back is begun inside one action while the Engine comes and goes.
@@ -23,10 +26,16 @@ pub const BACK_ATTEMPTS: u32 = 3;
 /// How long the Engine is waited for on the way back, in all.
 const BACK_MARGIN: Duration = Duration::from_mins(12);
 
-/// How long an action may take for so many services. Each is longer than what it waits for inside, so that the inner
-/// limit, which knows more, is the one that is told.
-pub(super) fn deadline(action: Action, project: &Project, services: usize) -> Duration {
+/// How long an action of a plan may take; none is made yet when that is the action. Each is longer than what it waits
+/// for inside, so that the inner limit, which knows more, is the one that is told.
+pub(super) fn deadline(action: Action, project: &Project, plan: Option<&Plan>) -> Duration {
+    let services = plan.map_or(1, |plan| plan.services.len().max(1));
     let services = u32::try_from(services).unwrap_or(u32::MAX);
+    let hooks = |moment| {
+        let hooks = plan.into_iter().flat_map(|plan| plan.hooks_at(moment));
+        let each = hooks.map(|hook| Duration::from_millis(hook.deadline_ms).saturating_add(HOOK_MARGIN));
+        each.fold(Duration::ZERO, Duration::saturating_add)
+    };
     let watch = project
         .wait
         .saturating_add(project.settle)
@@ -41,7 +50,10 @@ pub(super) fn deadline(action: Action, project: &Project, services: usize) -> Du
         Action::Plan => PLAN_DEADLINE,
         Action::Pull => PULL_DEADLINE,
         Action::Gate => CHECK_DEADLINE,
-        Action::BackUp | Action::Edit | Action::Restore => FILES_DEADLINE,
+        Action::BackUp => FILES_DEADLINE.saturating_add(hooks(Moment::BeforeChange)),
+        Action::Edit | Action::Restore => FILES_DEADLINE,
+        Action::RunBeforeHooks => hooks(Moment::BeforeRestart),
+        Action::RunAfterHooks => hooks(Moment::AfterLive),
         Action::Restart => restart,
         Action::RestartOld => restart.saturating_mul(BACK_ATTEMPTS),
         Action::Watch => watch,
@@ -53,7 +65,28 @@ pub(super) fn deadline(action: Action, project: &Project, services: usize) -> Du
 pub(super) fn may_be_interrupted(action: Action) -> bool {
     match action {
         Action::Plan | Action::Pull | Action::Gate | Action::Watch | Action::WatchOld => true,
-        Action::BackUp | Action::Edit | Action::Restart | Action::Restore | Action::RestartOld => false,
+        Action::BackUp
+        | Action::Edit
+        | Action::RunBeforeHooks
+        | Action::Restart
+        | Action::RunAfterHooks
+        | Action::Restore
+        | Action::RestartOld => false,
+    }
+}
+
+/// What is broken off when the deployment is cancelled, where its phase heeds that. The plan is made to its end, which is
+/// soon, so that what it recorded is known.
+pub(super) fn may_be_broken_off(action: Action) -> bool {
+    match action {
+        Action::Pull
+        | Action::Gate
+        | Action::BackUp
+        | Action::RunBeforeHooks
+        | Action::Restart
+        | Action::Watch
+        | Action::RunAfterHooks => true,
+        Action::Plan | Action::Edit | Action::Restore | Action::RestartOld | Action::WatchOld => false,
     }
 }
 
@@ -65,8 +98,10 @@ pub(super) fn doing(action: Action) -> &'static str {
         Action::Gate => "the check before the first change",
         Action::BackUp => "backing up",
         Action::Edit => "editing the files",
+        Action::RunBeforeHooks => "running the hooks before the restart",
         Action::Restart => "restarting the services",
         Action::Watch => "watching the services",
+        Action::RunAfterHooks => "running the hooks after the restart",
         Action::Restore => "restoring the files",
         Action::RestartOld => "bringing the previous containers back",
         Action::WatchOld => "watching the previous containers",

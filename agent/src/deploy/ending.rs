@@ -27,8 +27,10 @@ pub(super) fn outcome(
         | Phase::Gating
         | Phase::BackingUp
         | Phase::Editing
+        | Phase::BeforeHook
         | Phase::Restarting
         | Phase::Watching
+        | Phase::AfterHook
         | Phase::Restoring { .. }
         | Phase::RestartingOld { .. }
         | Phase::WatchingOld { .. } => (Ending::Stuck, None, None),

@@ -11,7 +11,7 @@ use deploy_proto::problem::{Code, Problem};
 
 use super::facts::{Facts, RunningFacts, ServiceFacts, SourceFile};
 use super::phase::{Action, Failure};
-use super::plan::{Edits, FileEdit, LineEdit, Plan, ServicePlan};
+use super::plan::{Edits, FileEdit, LineEdit, Moment, Plan, ServicePlan};
 use super::port::{EditFailure, Host, LogTail, Progress, Summary};
 use crate::config::Project;
 
@@ -187,6 +187,21 @@ impl Host for FakeHost {
 
     async fn gate(&self, _project: &Project, _plan: &Plan) -> Result<Summary, Failure> {
         self.yes_or_no(Action::Gate).await
+    }
+
+    async fn run_hooks(
+        &self,
+        _project: &Project,
+        _plan: &Plan,
+        moment: Moment,
+        _progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
+        self.yes_or_no(match moment {
+            Moment::BeforeChange => Action::BackUp,
+            Moment::BeforeRestart => Action::RunBeforeHooks,
+            Moment::AfterLive => Action::RunAfterHooks,
+        })
+        .await
     }
 
     async fn edit(&self, _project: &Project, plan: &Plan) -> Result<Summary, EditFailure> {

@@ -15,4 +15,5 @@ pub mod port;
 pub mod runner;
 #[cfg(test)]
 mod runner_tests;
+pub mod sequence;
 pub mod verdict;

@@ -1,16 +1,18 @@
 //! The state machine of a deployment: what is done in each phase, and what follows from what was seen. Pure and total.
 //!
 //! ```text
-//! Accepted -> Pulling -> Gating -> BackingUp -> Editing -> Restarting -> Watching -> Live
-//!    |___________|__________|__________|____________|          |____________|
+//! Accepted -> Pulling -> Gating -> BackingUp -> Editing -> (BeforeHook) -> Restarting -> Watching -> (AfterHook) -> Live
+//!    |___________|__________|__________|___________|           |______________|____________|____________|
 //!                        Refused                     Restoring -> RestartingOld -> WatchingOld -> RolledBack
 //!                   (nothing changed)                    |_____________|_______________|
 //!                                                                    Stuck
 //! ```
+//!
+//! From a migration on that cannot be undone there is no way back: what fails then ends in Stuck at once.
 
 use deploy_proto::event::PhaseName;
 use deploy_proto::names::ServiceName;
-use deploy_proto::problem::Problem;
+use deploy_proto::problem::{Code, Problem};
 use serde::{Deserialize, Serialize};
 
 /// Why a phase did not end well.
@@ -34,6 +36,17 @@ impl From<Problem> for Failure {
     }
 }
 
+/// What its plan says of a deployment's way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Course {
+    /// Whether commands run before the restart.
+    pub has_before_hook: bool,
+    /// Whether commands try the new release out.
+    pub has_after_hook: bool,
+    /// Whether the command before the restart cannot be undone: from it on there is no way back.
+    pub is_one_way: bool,
+}
+
 /// Where a deployment stands. The journal holds it before anything is done in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
@@ -48,10 +61,14 @@ pub enum Phase {
     BackingUp,
     /// The files are changed, and the change is checked.
     Editing,
+    /// The commands before the restart run.
+    BeforeHook,
     /// Containers are replaced.
     Restarting,
     /// The new containers are watched.
     Watching,
+    /// The commands that try the new release out run.
+    AfterHook,
     /// The files get their old bytes back.
     Restoring {
         /// Why we go back.
@@ -99,14 +116,18 @@ pub enum Action {
     Pull,
     /// Check all that can be checked before the first change.
     Gate,
-    /// Record the release, the files' bytes and the running images.
+    /// Record the release, the files' bytes and the running images, and run the commands that back up.
     BackUp,
     /// Change the files and check that only the named images changed; on failure undo.
     Edit,
+    /// Run the commands before the restart, in the new images.
+    RunBeforeHooks,
     /// Replace the containers of the named services.
     Restart,
     /// Watch them.
     Watch,
+    /// Run the commands that try the new release out.
+    RunAfterHooks,
     /// Give the files their old bytes.
     Restore,
     /// Bring the previous images' containers up.
@@ -137,8 +158,10 @@ impl Phase {
             Self::Gating => Some(Action::Gate),
             Self::BackingUp => Some(Action::BackUp),
             Self::Editing => Some(Action::Edit),
+            Self::BeforeHook => Some(Action::RunBeforeHooks),
             Self::Restarting => Some(Action::Restart),
             Self::Watching => Some(Action::Watch),
+            Self::AfterHook => Some(Action::RunAfterHooks),
             Self::Restoring { .. } => Some(Action::Restore),
             Self::RestartingOld { .. } => Some(Action::RestartOld),
             Self::WatchingOld { .. } => Some(Action::WatchOld),
@@ -154,19 +177,22 @@ impl Phase {
     ///
     /// An answer that an action cannot give (an ended phase asked again, `Undone` outside Editing) is taken in the
     /// safe direction: before Editing nothing was changed, from Editing on things are put back.
-    pub fn next(self, seen: Seen) -> Self {
+    pub fn next(self, seen: Seen, course: Course) -> Self {
         match self {
             Self::Accepted => forward_untouched(seen, Self::Pulling),
             Self::Pulling => forward_untouched(seen, Self::Gating),
             Self::Gating => forward_untouched(seen, Self::BackingUp),
             Self::BackingUp => forward_untouched(seen, Self::Editing),
             Self::Editing => match seen {
+                Seen::Done | Seen::NothingToDo if course.has_before_hook => Self::BeforeHook,
                 Seen::Done | Seen::NothingToDo => Self::Restarting,
                 Seen::Undone(cause) => Self::Refused { cause },
                 Seen::Failed(cause) => Self::Restoring { cause },
             },
-            Self::Restarting => forward_touched(seen, Self::Watching),
-            Self::Watching => forward_touched(seen, Self::Live),
+            Self::BeforeHook => forward_touched(seen, Self::Restarting, course),
+            Self::Restarting => forward_touched(seen, Self::Watching, course),
+            Self::Watching if course.has_after_hook => forward_touched(seen, Self::AfterHook, course),
+            Self::Watching | Self::AfterHook => forward_touched(seen, Self::Live, course),
             Self::Restoring { cause } => backward(seen, cause, |cause| Self::RestartingOld { cause }),
             Self::RestartingOld { cause } => backward(seen, cause, |cause| Self::WatchingOld { cause }),
             Self::WatchingOld { cause } => backward(seen, cause, |cause| Self::RolledBack { cause }),
@@ -175,6 +201,30 @@ impl Phase {
             | Self::Refused { .. }
             | Self::RolledBack { .. }
             | Self::Stuck { .. }) => ended,
+        }
+    }
+
+    /// Whether a cancelled deployment stops here. While the files are being written it does not: it stops after that.
+    pub fn heeds_cancel(&self, course: Course) -> bool {
+        !matches!(self, Self::Editing) && self.past_cancelling(course).is_none()
+    }
+
+    /// Why a deployment cannot be cancelled any more, if it cannot: it has ended, or goes back already, or a migration
+    /// began that cannot be undone.
+    pub fn past_cancelling(&self, course: Course) -> Option<&'static str> {
+        match self {
+            Self::Accepted | Self::Pulling | Self::Gating | Self::BackingUp | Self::Editing => None,
+            Self::BeforeHook | Self::Restarting | Self::Watching | Self::AfterHook => course
+                .is_one_way
+                .then_some("a migration began that cannot be undone"),
+            Self::Restoring { .. } | Self::RestartingOld { .. } | Self::WatchingOld { .. } => {
+                Some("it goes back already")
+            }
+            Self::Live
+            | Self::Unchanged
+            | Self::Refused { .. }
+            | Self::RolledBack { .. }
+            | Self::Stuck { .. } => Some("it has ended"),
         }
     }
 
@@ -191,8 +241,10 @@ impl Phase {
             Self::Gating => PhaseName::Gating,
             Self::BackingUp => PhaseName::BackingUp,
             Self::Editing => PhaseName::Editing,
+            Self::BeforeHook => PhaseName::BeforeHook,
             Self::Restarting => PhaseName::Restarting,
             Self::Watching => PhaseName::Watching,
+            Self::AfterHook => PhaseName::AfterHook,
             Self::Restoring { .. } => PhaseName::Restoring,
             Self::RestartingOld { .. } => PhaseName::RestartingOld,
             Self::WatchingOld { .. } => PhaseName::WatchingOld,
@@ -212,11 +264,24 @@ fn forward_untouched(seen: Seen, next: Phase) -> Phase {
     }
 }
 
-fn forward_touched(seen: Seen, next: Phase) -> Phase {
+fn forward_touched(seen: Seen, next: Phase, course: Course) -> Phase {
     match seen {
         Seen::Done | Seen::NothingToDo => next,
+        Seen::Failed(cause) | Seen::Undone(cause) if course.is_one_way => Phase::Stuck {
+            cause,
+            trouble: no_way_back().into(),
+        },
         Seen::Failed(cause) | Seen::Undone(cause) => Phase::Restoring { cause },
     }
+}
+
+/// Why a deployment with a migration that cannot be undone is not rolled back.
+fn no_way_back() -> Problem {
+    Problem::new(
+        Code::Irreversible,
+        "its migration cannot be undone (irreversible = true), so it is not rolled back by itself",
+    )
+    .hint("push a version that works with the migrated data, or go back all the same: deployctl rollback --across-migration")
 }
 
 fn backward(seen: Seen, cause: Failure, next: impl FnOnce(Failure) -> Phase) -> Phase {
@@ -229,98 +294,183 @@ fn backward(seen: Seen, cause: Failure, next: impl FnOnce(Failure) -> Phase) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use deploy_proto::problem::Code;
     use proptest::prelude::*;
 
     fn failure() -> Failure {
         Problem::new(Code::Unhealthy, "sick").into()
     }
 
+    const ALL_HOOKS: Course = Course {
+        has_before_hook: true,
+        has_after_hook: true,
+        is_one_way: false,
+    };
+
+    /// Only a command before the restart can be a migration.
+    fn any_course() -> impl Strategy<Value = Course> {
+        (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(before, after, one_way)| Course {
+            has_before_hook: before,
+            has_after_hook: after,
+            is_one_way: before && one_way,
+        })
+    }
+
     fn any_seen() -> impl Strategy<Value = Seen> {
         prop_oneof![
-            4 => Just(Seen::Done),
+            6 => Just(Seen::Done),
             1 => Just(Seen::NothingToDo),
             1 => Just(Seen::Failed(failure())),
             1 => Just(Seen::Undone(failure())),
         ]
     }
 
-    /// The longest way through: seven phases forward, the last failing, and three back.
-    const ACTIONS_MAX: usize = 10;
+    /// The longest way through: nine actions forward, the last failing, and three back.
+    const ACTIONS_MAX: usize = 12;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
         #[test]
-        fn every_deployment_ends_and_keeps_the_promises(answers in proptest::collection::vec(any_seen(), ACTIONS_MAX)) {
+        fn every_deployment_ends_and_keeps_the_promises(
+            course in any_course(),
+            answers in proptest::collection::vec(any_seen(), ACTIONS_MAX),
+        ) {
             let mut phase = Phase::Accepted;
             let mut actions = Vec::new();
             for seen in answers {
                 let Some(action) = phase.action() else { break };
                 actions.push(action);
-                phase = phase.next(seen);
+                phase = phase.next(seen, course);
             }
             prop_assert!(phase.is_ended(), "{phase:?} after {actions:?}");
 
             let did = |action| actions.contains(&action);
-            let touched = did(Action::Restart);
-            match phase {
-                Phase::Live => prop_assert!(did(Action::Watch) && !did(Action::Restore)),
+            let touched = did(Action::Restart) || did(Action::RunBeforeHooks);
+            let migrated_for_good = course.is_one_way && did(Action::RunBeforeHooks);
+            let edited = actions.iter().skip_while(|action| **action != Action::Edit).count() > 1;
+            match &phase {
+                Phase::Live => {
+                    prop_assert!(did(Action::Watch) && !did(Action::Restore));
+                    prop_assert_eq!(course.has_before_hook, did(Action::RunBeforeHooks));
+                    prop_assert_eq!(course.has_after_hook, did(Action::RunAfterHooks));
+                }
                 Phase::Unchanged => prop_assert!(!did(Action::Edit)),
                 Phase::Refused { .. } => prop_assert!(!touched && !did(Action::Restore)),
-                Phase::RolledBack { .. } => prop_assert!(did(Action::Restore) && did(Action::RestartOld) && did(Action::WatchOld)),
-                Phase::Stuck { .. } => prop_assert!(did(Action::Edit) && did(Action::Restore)),
+                Phase::RolledBack { .. } => {
+                    prop_assert!(did(Action::Restore) && did(Action::RestartOld) && did(Action::WatchOld));
+                    prop_assert!(!migrated_for_good);
+                }
+                Phase::Stuck { .. } => {
+                    prop_assert!(did(Action::Edit));
+                    prop_assert!(did(Action::Restore) || migrated_for_good);
+                }
                 Phase::Accepted
                 | Phase::Pulling
                 | Phase::Gating
                 | Phase::BackingUp
                 | Phase::Editing
+                | Phase::BeforeHook
                 | Phase::Restarting
                 | Phase::Watching
+                | Phase::AfterHook
                 | Phase::Restoring { .. }
                 | Phase::RestartingOld { .. }
                 | Phase::WatchingOld { .. } => prop_assert!(false, "not an ending"),
             }
+            // Edited and not live: the old bytes were given back, or there is no way back and a person is told.
+            if edited && phase != Phase::Live {
+                prop_assert!(did(Action::Restore) || migrated_for_good, "{phase:?} after {actions:?}");
+            }
         }
+
+        #[test]
+        fn a_cancelled_deployment_stops_where_it_heeds_and_never_goes_live_there(
+            course in any_course(),
+            steps in 0..ACTIONS_MAX,
+        ) {
+            let mut phase = Phase::Accepted;
+            for _ in 0..steps {
+                phase = phase.next(Seen::Done, course);
+            }
+            if !phase.heeds_cancel(course) {
+                return Ok(());
+            }
+            let untouched = matches!(phase, Phase::Accepted | Phase::Pulling | Phase::Gating | Phase::BackingUp);
+            let next = phase.next(Seen::Failed(failure()), course);
+            prop_assert_eq!(untouched, matches!(next, Phase::Refused { .. }));
+            prop_assert_eq!(!untouched, matches!(next, Phase::Restoring { .. }));
+        }
+    }
+
+    fn way(mut phase: Phase, course: Course) -> Vec<PhaseName> {
+        let mut names = vec![phase.name()];
+        while !phase.is_ended() {
+            phase = phase.next(Seen::Done, course);
+            names.push(phase.name());
+        }
+        names
     }
 
     #[test]
     fn the_way_forward_and_the_way_back_are_the_ones_drawn() {
-        let mut phase = Phase::Accepted;
-        let mut names = vec![phase.name()];
-        while !phase.is_ended() {
-            phase = phase.next(Seen::Done);
-            names.push(phase.name());
-        }
         use PhaseName as P;
-        assert_eq!(
-            names,
-            [
-                P::Accepted,
-                P::Pulling,
-                P::Gating,
-                P::BackingUp,
-                P::Editing,
-                P::Restarting,
-                P::Watching,
-                P::Live
-            ]
-        );
-
-        let mut phase = Phase::Watching.next(Seen::Failed(failure()));
-        let mut names = vec![phase.name()];
-        while !phase.is_ended() {
-            phase = phase.next(Seen::Done);
-            names.push(phase.name());
+        let forward = [
+            P::Accepted,
+            P::Pulling,
+            P::Gating,
+            P::BackingUp,
+            P::Editing,
+            P::BeforeHook,
+            P::Restarting,
+            P::Watching,
+            P::AfterHook,
+            P::Live,
+        ];
+        assert_eq!(way(Phase::Accepted, ALL_HOOKS), forward);
+        let without_hooks: Vec<_> = forward
+            .into_iter()
+            .filter(|name| !matches!(name, P::BeforeHook | P::AfterHook))
+            .collect();
+        assert_eq!(way(Phase::Accepted, Course::default()), without_hooks);
+        for sick in [
+            Phase::BeforeHook,
+            Phase::Restarting,
+            Phase::Watching,
+            Phase::AfterHook,
+        ] {
+            let back = sick.next(Seen::Failed(failure()), ALL_HOOKS);
+            assert_eq!(
+                way(back, ALL_HOOKS),
+                [P::Restoring, P::RestartingOld, P::WatchingOld, P::RolledBack]
+            );
         }
-        assert_eq!(
-            names,
-            [P::Restoring, P::RestartingOld, P::WatchingOld, P::RolledBack]
-        );
+    }
+
+    #[test]
+    fn from_a_migration_that_cannot_be_undone_on_there_is_no_way_back() {
+        let one_way = Course {
+            is_one_way: true,
+            ..ALL_HOOKS
+        };
+        for phase in [
+            Phase::BeforeHook,
+            Phase::Restarting,
+            Phase::Watching,
+            Phase::AfterHook,
+        ] {
+            assert!(!phase.heeds_cancel(one_way), "{phase:?}");
+            let Phase::Stuck { trouble, .. } = phase.next(Seen::Failed(failure()), one_way) else {
+                panic!("not stuck")
+            };
+            assert_eq!(trouble.problem.code, Code::Irreversible);
+        }
+        let before = Phase::Editing.next(Seen::Failed(failure()), one_way);
+        assert_eq!(before, Phase::Restoring { cause: failure() });
     }
 
     #[test]
     fn an_ended_phase_stays_what_it_is() {
         for phase in [Phase::Live, Phase::Unchanged, Phase::Refused { cause: failure() }] {
-            assert_eq!(phase.clone().next(Seen::Failed(failure())), phase);
+            assert_eq!(phase.clone().next(Seen::Failed(failure()), ALL_HOOKS), phase);
         }
     }
 }

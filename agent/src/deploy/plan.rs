@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::base64_bytes;
 use super::facts::{Facts, ServiceFacts, SourceFile};
+use super::phase::Course;
 use crate::config::{Probe, ProbeCheck, Project};
 
 /// What a deployment will do. It is journaled, so that a restarted agent does the same.
@@ -36,8 +37,40 @@ pub struct Plan {
     pub files: Vec<SourceFile>,
     /// The files to change, with all their bytes before and after.
     pub edits: Vec<FileEdit>,
+    /// The commands that run beside it, as they were configured when the plan was made.
+    #[serde(default)]
+    pub hooks: Vec<PlannedHook>,
     /// What the caller should know.
     pub warnings: Vec<String>,
+}
+
+/// A command that runs beside a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedHook {
+    /// What people call it.
+    pub name: String,
+    /// When it runs.
+    pub moment: Moment,
+    /// The service in whose image it runs; none: on the host.
+    pub service: Option<ServiceName>,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// How long it may take, in milliseconds.
+    pub deadline_ms: u64,
+    /// Whether what it does cannot be undone.
+    pub is_irreversible: bool,
+}
+
+/// When a hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    /// Before anything is changed; its failure refuses the deployment.
+    BeforeChange,
+    /// In the new image, before the first container is replaced; its failure rolls back.
+    BeforeRestart,
+    /// When all services are well; its failure rolls back.
+    AfterLive,
 }
 
 /// One service of a plan.
@@ -206,6 +239,7 @@ pub fn make(
         untouched,
         files: facts.files.clone(),
         edits: edits.files,
+        hooks: Vec::new(),
         warnings,
     })
 }
@@ -357,6 +391,22 @@ fn place(
 }
 
 impl Plan {
+    /// What it says of the deployment's way.
+    pub fn course(&self) -> Course {
+        Course {
+            has_before_hook: self.hooks_at(Moment::BeforeRestart).next().is_some(),
+            has_after_hook: self.hooks_at(Moment::AfterLive).next().is_some(),
+            is_one_way: self
+                .hooks_at(Moment::BeforeRestart)
+                .any(|hook| hook.is_irreversible),
+        }
+    }
+
+    /// The commands of a moment, in the order in which they run.
+    pub fn hooks_at(&self, moment: Moment) -> impl Iterator<Item = &PlannedHook> {
+        self.hooks.iter().filter(move |hook| hook.moment == moment)
+    }
+
     /// The services that change, by name.
     pub fn service_names(&self) -> Vec<ServiceName> {
         self.services.iter().map(|plan| plan.service.clone()).collect()

@@ -14,6 +14,7 @@ use super::facts::{Facts, ServiceFacts, SourceFile};
 use super::phase::Failure;
 use super::plan::{self, Edits, Plan, Purpose, Wanted};
 use super::port::Host;
+use super::sequence;
 use crate::config::Project;
 use crate::history::{History, HistoryError, Release, ReleaseImage, Request};
 use crate::policy::{self, ServiceScope};
@@ -109,6 +110,7 @@ async fn plan_push<H: Host>(
     let next = history.next_release(project.name.clone()).await?;
     let is_what_runs = live.as_ref().is_some_and(|live| describes(live, project, &facts));
     let before = live.as_ref().map(|release| release.number);
+    sequence::check_expected(&project.name, push, before, is_what_runs)?;
     let found = (!is_what_runs).then(|| found_release(project, &facts, asked.now, next, before));
     let to = if found.is_some() {
         ReleaseNumber(next.0 + 1)
@@ -136,6 +138,7 @@ async fn plan_push<H: Host>(
         key: Some(asked.key.clone()),
         source: push.source.clone(),
         created_at: asked.now,
+        irreversible: false,
         images: release_images(&facts, &wanted, &plan),
     };
     let releases = if plan.services.is_empty() {
@@ -181,6 +184,12 @@ async fn plan_rollback<H: Host>(
     else {
         return Err(no_target(project, &rollback.to).into());
     };
+    if !rollback.across_migration {
+        let migrations = history
+            .migrations_since(project.name.clone(), target.number)
+            .await?;
+        refuse_across(&target, &migrations)?;
+    }
     let live = history.live_release(project.name.clone()).await?;
     let facts = host.facts(project).await?;
     let wanted = wanted_by_rollback(project, &target, &facts, asked.scope)?;
@@ -286,6 +295,20 @@ fn wanted_by_rollback(
     Ok(different)
 }
 
+/// Refuses to go back before a migration that cannot be undone.
+fn refuse_across(target: &Release, migrations: &[Release]) -> Result<(), Problem> {
+    let Some(first) = migrations.first() else {
+        return Ok(());
+    };
+    let detail = format!(
+        "release {} ran a migration that cannot be undone, and release {} is from before it",
+        first.number, target.number
+    );
+    Err(Problem::new(Code::Irreversible, detail).hint(
+        "go back across it with --across-migration when the older version works with the migrated data",
+    ))
+}
+
 fn no_target(project: &Project, target: &RollbackTarget) -> Problem {
     let what = match target {
         RollbackTarget::Back(steps) => {
@@ -321,6 +344,7 @@ fn found_release(
         key: None,
         source: deploy_proto::push::Source::default(),
         created_at: now,
+        irreversible: false,
         images: found_images(facts),
     }
 }

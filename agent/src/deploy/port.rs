@@ -10,7 +10,7 @@ use deploy_proto::names::ServiceName;
 
 use super::facts::Facts;
 use super::phase::Failure;
-use super::plan::{Edits, Plan};
+use super::plan::{Edits, Moment, Plan};
 use crate::config::Project;
 
 /// What an action did, for people: `2 images, 41 MB`.
@@ -74,6 +74,15 @@ pub trait Host: Send + Sync + 'static {
 
     /// Checks all that can be checked before the first change.
     fn gate(&self, project: &Project, plan: &Plan) -> impl Future<Output = Result<Summary, Failure>> + Send;
+
+    /// Runs the plan's commands of this moment, one after the other, until one fails.
+    fn run_hooks(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        moment: Moment,
+        progress: Progress<'_>,
+    ) -> impl Future<Output = Result<Summary, Failure>> + Send;
 
     /// Changes the files and checks that Compose sees the named images changed and nothing else.
     fn edit(

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deploy_proto::event::{Ending, Event, Happened, Outcome, RunningService};
-use deploy_proto::names::{DeploymentId, ReleaseNumber, ServiceName};
+use deploy_proto::names::{DeploymentId, KeyName, ReleaseNumber, ServiceName};
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::release::DeploymentKind;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::deadlines::{deadline, doing, may_be_interrupted};
+use super::deadlines::{deadline, doing, may_be_broken_off, may_be_interrupted};
 use super::ending::{outcome, release_states};
 use super::feed::Feed;
 use super::phase::{Action, Failure, Phase, Seen};
-use super::plan::Plan;
+use super::plan::{Moment, Plan};
 use super::planning::{self, Asked, NoPlan};
 use super::port::{EditFailure, Host};
 use crate::config::Project;
@@ -25,6 +25,9 @@ use crate::history::{Deployment, Ended, History, HistoryError};
 /// How often one phase is begun, counting restarts of the agent, before it counts as failed: a phase that takes the
 /// agent down must not do so for ever.
 pub const ATTEMPTS_MAX: u32 = 5;
+
+/// Who wants a running deployment cancelled; nobody, until somebody says so.
+pub type Cancel = watch::Receiver<Option<KeyName>>;
 
 /// Whether a deployment ended, or stands in the journal until the agent starts again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,15 +70,22 @@ impl<H: Host> Runner<H> {
     ///
     /// # Errors
     /// The journal cannot be written: nothing more is done, and the deployment goes on when the agent starts again.
-    pub async fn run(&self, project: &Project, mut deployment: Deployment) -> Result<Ran, HistoryError> {
+    pub async fn run(
+        &self,
+        project: &Project,
+        mut deployment: Deployment,
+        cancel: Cancel,
+    ) -> Result<Ran, HistoryError> {
         self.begin(&mut deployment).await?;
         while let Some(action) = deployment.phase.action() {
             let began = Instant::now();
-            let Some((seen, summary)) = self.perform(action, project, &mut deployment).await? else {
+            let Some((seen, summary)) = self.perform(action, project, &mut deployment, &cancel).await? else {
                 return Ok(Ran::Interrupted);
             };
+            // Also when it was cancelled too late to break the action off.
+            let seen = cancelled(&deployment, &cancel).unwrap_or(seen);
             let told = told(&deployment.phase, &seen, summary, began.elapsed());
-            let next = deployment.phase.clone().next(seen);
+            let next = deployment.phase.clone().next(seen, deployment.course());
             if next.is_ended() {
                 let now = self.host.running(project, &named_services(&deployment)).await;
                 return self
@@ -111,10 +121,12 @@ impl<H: Host> Runner<H> {
                     trouble: failure,
                 }
             }
-            Phase::Editing | Phase::Restarting | Phase::Watching => Phase::Stuck {
-                cause: failure.clone(),
-                trouble: failure,
-            },
+            Phase::Editing | Phase::BeforeHook | Phase::Restarting | Phase::Watching | Phase::AfterHook => {
+                Phase::Stuck {
+                    cause: failure.clone(),
+                    trouble: failure,
+                }
+            }
             ended @ (Phase::Live
             | Phase::Unchanged
             | Phase::Refused { .. }
@@ -148,7 +160,7 @@ impl<H: Host> Runner<H> {
                 vec![Happened::Note { text }],
             )
             .await?;
-        self.send(events);
+        self.tell(events);
         Ok(())
     }
 
@@ -166,7 +178,7 @@ impl<H: Host> Runner<H> {
             .await?;
         deployment.phase = next;
         deployment.attempts = 1;
-        self.send(events);
+        self.tell(events);
         Ok(())
     }
 
@@ -177,7 +189,11 @@ impl<H: Host> Runner<H> {
         action: Action,
         project: &Project,
         deployment: &mut Deployment,
+        cancel: &Cancel,
     ) -> Result<Option<(Seen, String)>, HistoryError> {
+        if let Some(seen) = cancelled(deployment, cancel) {
+            return Ok(Some((seen, String::new())));
+        }
         if deployment.attempts > ATTEMPTS_MAX {
             let detail = format!(
                 "the agent was stopped {ATTEMPTS_MAX} times while {}",
@@ -188,19 +204,15 @@ impl<H: Host> Runner<H> {
                 String::new(),
             )));
         }
-        let services = deployment
-            .plan
-            .as_ref()
-            .map_or(1, |plan| plan.services.len().max(1));
-        let deadline = deadline(action, project, services);
+        let deadline = deadline(action, project, deployment.plan.as_ref());
+        let heeds_cancel = may_be_broken_off(action) && deployment.phase.heeds_cancel(deployment.course());
         let work = tokio::time::timeout(deadline, self.act(action, project, deployment));
-        let outcome = if may_be_interrupted(action) {
-            tokio::select! {
-                outcome = work => outcome,
-                () = stopping(self.shutdown.clone()) => return Ok(None),
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = stopping(self.shutdown.clone()), if may_be_interrupted(action) => return Ok(None),
+            key = cancelling(cancel.clone()), if heeds_cancel => {
+                return Ok(Some((Seen::Failed(cancelled_by(&key)), String::new())));
             }
-        } else {
-            work.await
         };
         match outcome {
             Ok(Ok(seen)) => Ok(Some(seen)),
@@ -230,10 +242,15 @@ impl<H: Host> Runner<H> {
         };
         let progress = self.progress(deployment.id());
         let host = &self.host;
+        let hooks = |moment| host.run_hooks(project, plan, moment, &progress);
         let done = match action {
             Action::Plan | Action::BackUp => {
                 self.back_up(project, deployment, plan).await?;
-                Ok(files_summary(plan))
+                if plan.hooks_at(Moment::BeforeChange).next().is_none() {
+                    Ok(files_summary(plan))
+                } else {
+                    hooks(Moment::BeforeChange).await
+                }
             }
             Action::Pull => host.pull(project, plan, &progress).await,
             Action::Gate => host.gate(project, plan).await,
@@ -244,6 +261,16 @@ impl<H: Host> Runner<H> {
                     Err(EditFailure::NotUndone(failure)) => (Seen::Failed(failure), String::new()),
                 });
             }
+            Action::RunBeforeHooks => {
+                if deployment.course().is_one_way {
+                    // Before anything is done that cannot be undone: from here on a rollback must ask for it.
+                    self.history
+                        .mark_irreversible(project.name.clone(), plan.to)
+                        .await?;
+                }
+                hooks(Moment::BeforeRestart).await
+            }
+            Action::RunAfterHooks => hooks(Moment::AfterLive).await,
             Action::Restart => {
                 self.keep_logs(project, deployment, plan.from, plan).await;
                 host.restart(project, plan, &progress).await
@@ -307,7 +334,7 @@ impl<H: Host> Runner<H> {
         let event = Happened::Planned {
             plan: plan.view(&project.dir, takes_number),
         };
-        self.send(
+        self.tell(
             self.history
                 .note(deployment.id().clone(), (self.now)(), event)
                 .await?,
@@ -408,12 +435,13 @@ impl<H: Host> Runner<H> {
                 "deployment is stuck: a person is needed"
             ),
         }
-        self.send(events);
+        self.tell(events);
         self.feed.close(deployment.id());
         Ok(outcome)
     }
 
-    fn send(&self, events: Vec<Event>) {
+    /// Passes journaled events on to those who watch.
+    pub fn tell(&self, events: Vec<Event>) {
         for event in events {
             self.feed.send(event);
         }
@@ -425,6 +453,31 @@ async fn stopping(mut shutdown: watch::Receiver<bool>) {
     if shutdown.wait_for(|stop| *stop).await.is_err() {
         std::future::pending().await
     }
+}
+
+/// Tells who wants the deployment cancelled; waits for ever, when nobody can say so any more.
+async fn cancelling(mut cancel: Cancel) -> KeyName {
+    let key = cancel
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|key| key.clone());
+    match key {
+        Some(key) => key,
+        None => std::future::pending().await,
+    }
+}
+
+/// How a phase ends that heeds a cancellation, when there is one.
+fn cancelled(deployment: &Deployment, cancel: &Cancel) -> Option<Seen> {
+    let key = cancel.borrow().clone()?;
+    let heeds = deployment.phase.heeds_cancel(deployment.course());
+    heeds.then(|| Seen::Failed(cancelled_by(&key)))
+}
+
+/// Why a deployment ends that somebody cancelled.
+pub fn cancelled_by(key: &KeyName) -> Failure {
+    Problem::new(Code::Cancelled, format!("cancelled by {key}")).into()
 }
 
 fn reason(outcome: &Outcome) -> &str {

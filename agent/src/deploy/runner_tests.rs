@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::fake_host::{Answer, FILE, FakeHost};
 use super::feed::Feed;
 use super::phase::Action;
-use super::runner::{ATTEMPTS_MAX, Ran, Runner};
+use super::runner::{ATTEMPTS_MAX, Cancel, Ran, Runner};
 use crate::config::{Order, Pin, Project};
 use crate::history::{Deployment, History, Request};
 use crate::policy::ServiceScope;
@@ -46,6 +46,9 @@ fn push(id: u64, tag: &str) -> Request {
         version: tag.parse().ok(),
         queue: false,
         accept_edits: true,
+        sequence: None,
+        allow_older: false,
+        expect_release: None,
         source: Source::default(),
     })
 }
@@ -89,13 +92,13 @@ impl Bench {
 
     async fn run(&self, request: Request) -> Outcome {
         let deployment = self.accept(request).await;
-        ended(self.runner().run(&project(), deployment).await.unwrap())
+        ended(self.runner().run(&project(), deployment, nobody()).await.unwrap())
     }
 
     /// Goes on from the journal, as a started agent does.
     async fn restart(&self) -> Outcome {
         let deployment = self.history.unfinished().await.unwrap().pop().unwrap();
-        ended(self.runner().run(&project(), deployment).await.unwrap())
+        ended(self.runner().run(&project(), deployment, nobody()).await.unwrap())
     }
 
     async fn states(&self) -> Vec<(u32, ReleaseState)> {
@@ -106,6 +109,11 @@ impl Bench {
             .map(|release| (release.number.0, release.state))
             .collect()
     }
+}
+
+/// A cancellation that never comes.
+fn nobody() -> Cancel {
+    watch::channel(None).1
 }
 
 fn ended(ran: Ran) -> Outcome {
@@ -264,7 +272,7 @@ async fn an_agent_killed_in_any_phase_ends_the_deployment_after_its_restart() {
             }
         };
         tokio::select! {
-            ran = runner.run(&the_project, deployment) => panic!("{killed_in:?} ended: {ran:?}"),
+            ran = runner.run(&the_project, deployment, nobody()) => panic!("{killed_in:?} ended: {ran:?}"),
             () = asked() => {}
         }
         bench.host.answer(killed_in, Answer::Yes);
@@ -318,12 +326,18 @@ async fn a_phase_that_takes_the_agent_down_every_time_counts_as_failed() {
             }
         };
         tokio::select! {
-            ran = runner.run(&the_project, deployment) => panic!("start {start} ended: {ran:?}"),
+            ran = runner.run(&the_project, deployment, nobody()) => panic!("start {start} ended: {ran:?}"),
             () = asked() => {}
         }
         deployment = bench.history.unfinished().await.unwrap().pop().unwrap();
     }
-    let outcome = ended(bench.runner().run(&the_project, deployment).await.unwrap());
+    let outcome = ended(
+        bench
+            .runner()
+            .run(&the_project, deployment, nobody())
+            .await
+            .unwrap(),
+    );
     assert_eq!(outcome.result, Ending::RolledBack);
     assert!(
         outcome
@@ -354,7 +368,7 @@ async fn a_stopping_agent_leaves_the_deployment_in_the_journal() {
         }
         stop.send(true).unwrap();
     };
-    let (ran, ()) = tokio::join!(runner.run(&the_project, deployment), stopper);
+    let (ran, ()) = tokio::join!(runner.run(&the_project, deployment, nobody()), stopper);
     assert_eq!(ran.unwrap(), Ran::Interrupted);
     bench.host.answer(Action::Watch, Answer::Yes);
     assert_eq!(bench.restart().await.result, Ending::Live);
@@ -366,6 +380,7 @@ fn back(id: u64, to: RollbackTarget) -> Request {
         id,
         to,
         queue: false,
+        across_migration: false,
         source: Source::default(),
     })
 }

@@ -2,14 +2,14 @@
 
 use deploy_proto::event::{Event, Happened, Outcome};
 use deploy_proto::names::{DeploymentId, KeyName, ProjectName, ReleaseNumber, Version};
-use deploy_proto::push::{Push, Rollback, Source};
+use deploy_proto::push::{Push, Rollback, Sequence, Source};
 use deploy_proto::release::{DeploymentKind, DeploymentView};
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
-use super::{History, HistoryError, from_json, parsed, sql, to_json};
-use crate::deploy::phase::Phase;
+use super::{History, HistoryError, from_json, parsed, runs, sql, to_json};
+use crate::deploy::phase::{Course, Phase};
 use crate::deploy::plan::Plan;
 use crate::policy::ServiceScope;
 
@@ -56,6 +56,14 @@ impl Request {
         }
     }
 
+    /// The place of the pipeline's run among its runs.
+    pub fn sequence(&self) -> Option<&Sequence> {
+        match self {
+            Self::Push(push) => push.sequence.as_ref(),
+            Self::Rollback(_) => None,
+        }
+    }
+
     /// Where it came from.
     pub fn source(&self) -> &Source {
         match self {
@@ -78,6 +86,8 @@ pub struct Deployment {
     pub services: ServiceScope,
     /// When it was accepted.
     pub accepted_at: Timestamp,
+    /// Who asked for it to be cancelled, where somebody did.
+    pub cancelled_by: Option<KeyName>,
     /// Where it stands.
     pub phase: Phase,
     /// How often this phase was begun before, counting restarts of the agent. The row of a fresh deployment says 1
@@ -110,6 +120,7 @@ impl Deployment {
             key,
             services,
             accepted_at: now,
+            cancelled_by: None,
             phase: Phase::Accepted,
             attempts: 0,
             plan: None,
@@ -125,6 +136,11 @@ impl Deployment {
         self.request.id()
     }
 
+    /// What its plan says of its way; before there is one, that it is an ordinary one.
+    pub fn course(&self) -> Course {
+        self.plan.as_ref().map(Plan::course).unwrap_or_default()
+    }
+
     /// The deployment as callers see it.
     pub fn view(&self) -> DeploymentView {
         DeploymentView {
@@ -136,7 +152,9 @@ impl Deployment {
             from: self.from,
             to: self.to,
             version: self.request.version().cloned(),
+            sequence: self.request.sequence().cloned(),
             accepted_at: self.accepted_at,
+            cancelled_by: self.cancelled_by.clone(),
             phase: self.phase.name(),
             ended_at: self.ended_at,
             outcome: self.outcome.clone(),
@@ -144,9 +162,9 @@ impl Deployment {
     }
 }
 
-const COLUMNS: &str = "project, request, key, services, accepted_at, phase, attempts, plan, from_release, to_release, ended_at, outcome";
+const COLUMNS: &str = "project, request, key, services, accepted_at, cancelled_by, phase, attempts, plan, from_release, to_release, ended_at, outcome";
 /// For lists: a plan holds the bytes of all files, before and after.
-const COLUMNS_WITHOUT_PLAN: &str = "project, request, key, services, accepted_at, phase, attempts, NULL, from_release, to_release, ended_at, outcome";
+const COLUMNS_WITHOUT_PLAN: &str = "project, request, key, services, accepted_at, cancelled_by, phase, attempts, NULL, from_release, to_release, ended_at, outcome";
 
 impl History {
     /// Records an accepted deployment and its first events.
@@ -175,6 +193,7 @@ impl History {
                     ),
                 )
                 .map_err(sql("record a deployment"))?;
+            runs::remember(&transaction, &deployment)?;
             let events = append(&transaction, deployment.id(), deployment.accepted_at, events)?;
             transaction.commit().map_err(sql("commit a deployment"))?;
             Ok(events)
@@ -202,6 +221,35 @@ impl History {
                 .map_err(sql("record a phase"))?;
             let events = append(&transaction, &id, at, events)?;
             transaction.commit().map_err(sql("commit a phase"))?;
+            Ok(events)
+        })
+        .await
+    }
+
+    /// Records that somebody wants a deployment cancelled. The first one counts.
+    ///
+    /// # Errors
+    /// The database cannot be written; the deployment then goes on.
+    pub async fn cancel(
+        &self,
+        id: DeploymentId,
+        key: KeyName,
+        at: Timestamp,
+    ) -> Result<Vec<Event>, HistoryError> {
+        self.with(move |connection| {
+            let transaction = connection
+                .transaction()
+                .map_err(sql("begin to cancel a deployment"))?;
+            let changed = transaction
+                .execute(
+                    "UPDATE deployment SET cancelled_by = ?2
+                     WHERE id = ?1 AND cancelled_by IS NULL AND ended_at IS NULL",
+                    (id.as_str(), key.as_str()),
+                )
+                .map_err(sql("cancel a deployment"))?;
+            let told = (changed > 0).then_some(Happened::Cancelling { key });
+            let events = append(&transaction, &id, at, told.into_iter().collect())?;
+            transaction.commit().map_err(sql("commit a cancellation"))?;
             Ok(events)
         })
         .await
@@ -394,6 +442,7 @@ struct Columns {
     key: String,
     services: String,
     accepted_at: String,
+    cancelled_by: Option<String>,
     phase: String,
     attempts: u32,
     plan: Option<String>,
@@ -411,13 +460,14 @@ impl Columns {
             key: row.get(2)?,
             services: row.get(3)?,
             accepted_at: row.get(4)?,
-            phase: row.get(5)?,
-            attempts: row.get(6)?,
-            plan: row.get(7)?,
-            from: row.get(8)?,
-            to: row.get(9)?,
-            ended_at: row.get(10)?,
-            outcome: row.get(11)?,
+            cancelled_by: row.get(5)?,
+            phase: row.get(6)?,
+            attempts: row.get(7)?,
+            plan: row.get(8)?,
+            from: row.get(9)?,
+            to: row.get(10)?,
+            ended_at: row.get(11)?,
+            outcome: row.get(12)?,
         })
     }
 
@@ -428,6 +478,11 @@ impl Columns {
             key: parsed("a key's name", &self.key)?,
             services: from_json("a scope", &self.services)?,
             accepted_at: parsed("a time", &self.accepted_at)?,
+            cancelled_by: self
+                .cancelled_by
+                .as_deref()
+                .map(|text| parsed("a key's name", text))
+                .transpose()?,
             phase: from_json("a phase", &self.phase)?,
             attempts: self.attempts,
             plan: self

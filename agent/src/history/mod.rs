@@ -6,6 +6,7 @@
 mod journal;
 mod nonces;
 mod releases;
+mod runs;
 mod schema;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use rusqlite::Connection;
 pub use journal::{Deployment, Request};
 pub use nonces::NonceUse;
 pub use releases::{Ended, Release, ReleaseImage};
+pub use runs::NewestRun;
 
 /// The most deployments and releases that one answer of history holds.
 pub const HISTORY_MAX: u32 = 500;

@@ -35,6 +35,8 @@ pub struct Release {
     pub source: Source,
     /// When it was recorded.
     pub created_at: Timestamp,
+    /// Whether a migration that cannot be undone began with it.
+    pub irreversible: bool,
     /// The image of every service.
     pub images: Vec<ReleaseImage>,
 }
@@ -69,6 +71,7 @@ impl Release {
             created_at: self.created_at,
             key: self.key.clone(),
             source: self.source.clone(),
+            irreversible: self.irreversible,
             services: self.images.iter().map(service).collect(),
         }
     }
@@ -262,6 +265,43 @@ impl History {
         .await
     }
 
+    /// Records that a migration which cannot be undone begins with this release.
+    ///
+    /// # Errors
+    /// The database cannot be written: the migration must then not begin.
+    pub async fn mark_irreversible(
+        &self,
+        project: ProjectName,
+        number: ReleaseNumber,
+    ) -> Result<(), HistoryError> {
+        self.with(move |connection| {
+            connection
+                .execute(
+                    "UPDATE release SET irreversible = 1 WHERE project = ?1 AND number = ?2",
+                    (project.as_str(), number.0),
+                )
+                .map(drop)
+                .map_err(sql("record that a migration begins"))
+        })
+        .await
+    }
+
+    /// The releases after this one with which a migration began that cannot be undone, oldest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn migrations_since(
+        &self,
+        project: ProjectName,
+        number: ReleaseNumber,
+    ) -> Result<Vec<Release>, HistoryError> {
+        self.with(move |connection| {
+            let filter = "WHERE project = ?1 AND number > ?2 AND irreversible = 1 ORDER BY number";
+            select(connection, filter, (project.as_str(), number.0))
+        })
+        .await
+    }
+
     /// Records that a deployment ended, and with it how its releases stand.
     ///
     /// # Errors
@@ -352,8 +392,8 @@ fn insert(transaction: &Transaction<'_>, release: &Release) -> Result<(), Histor
     }
     transaction
         .execute(
-            "INSERT INTO release (project, number, parent, state, version, key, source, created_at, images)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO release (project, number, parent, state, version, key, source, created_at, irreversible, images)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             (
                 release.project.as_str(),
                 release.number.0,
@@ -363,6 +403,7 @@ fn insert(transaction: &Transaction<'_>, release: &Release) -> Result<(), Histor
                 release.key.as_ref().map(KeyName::as_str),
                 to_json("a source", &release.source)?,
                 release.created_at.to_string(),
+                release.irreversible,
                 to_json("images", &release.images)?,
             ),
         )
@@ -375,7 +416,7 @@ fn select(
     filter: &str,
     parameters: impl rusqlite::Params,
 ) -> Result<Vec<Release>, HistoryError> {
-    let columns = "project, number, parent, state, version, key, source, created_at, images";
+    let columns = "project, number, parent, state, version, key, source, created_at, irreversible, images";
     let rows: Vec<Columns> = connection
         .prepare_cached(&format!("SELECT {columns} FROM release {filter}"))
         .and_then(|mut statement| statement.query_map(parameters, Columns::read)?.collect())
@@ -392,6 +433,7 @@ struct Columns {
     key: Option<String>,
     source: String,
     created_at: String,
+    irreversible: bool,
     images: String,
 }
 
@@ -406,7 +448,8 @@ impl Columns {
             key: row.get(5)?,
             source: row.get(6)?,
             created_at: row.get(7)?,
-            images: row.get(8)?,
+            irreversible: row.get(8)?,
+            images: row.get(9)?,
         })
     }
 
@@ -428,6 +471,7 @@ impl Columns {
                 .transpose()?,
             source: from_json("a source", &self.source)?,
             created_at: parsed("a time", &self.created_at)?,
+            irreversible: self.irreversible,
             images: from_json("images", &self.images)?,
         })
     }

@@ -11,7 +11,8 @@ use super::{HistoryError, sql};
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// Each entry brings the database from the format of its index to the next. Entries are only ever added.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE nonce (
         key TEXT NOT NULL,
         nonce TEXT NOT NULL,
@@ -74,7 +75,25 @@ const MIGRATIONS: &[&str] = &["
         lines TEXT NOT NULL,
         PRIMARY KEY (project, number, service)
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE deployment ADD COLUMN cancelled_by TEXT;
+    ALTER TABLE release ADD COLUMN irreversible INTEGER NOT NULL DEFAULT 0;
+
+    -- The newest accepted run of every line of runs; a line without a name is ''.
+    CREATE TABLE newest_run (
+        project TEXT NOT NULL,
+        line TEXT NOT NULL,
+        run INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        deployment TEXT NOT NULL,
+        key TEXT NOT NULL,
+        run_url TEXT,
+        accepted_at TEXT NOT NULL,
+        PRIMARY KEY (project, line)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Sets the connection up and migrates.
 pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), HistoryError> {

@@ -10,6 +10,7 @@ pub mod compose;
 pub mod engine;
 pub mod files;
 pub mod health;
+mod hooks;
 mod look;
 pub mod process;
 mod pull;
@@ -31,7 +32,7 @@ use tokio::sync::OnceCell;
 use crate::config::{Config, Project};
 use crate::deploy::facts::Facts;
 use crate::deploy::phase::Failure;
-use crate::deploy::plan::{Edits, Plan};
+use crate::deploy::plan::{Edits, Moment, Plan};
 use crate::deploy::port::{EditFailure, Host, LogTail, Progress, Summary};
 use compose::{Compose, ComposeProject, Model, Sources, Surroundings};
 use engine::{Engine, Logins};
@@ -175,6 +176,16 @@ impl Host for DockerHost {
 
     async fn gate(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
         self.check_all(project, plan).await
+    }
+
+    async fn run_hooks(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        moment: Moment,
+        progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
+        self.run_all_hooks(project, plan, moment, progress).await
     }
 
     async fn edit(&self, project: &Project, plan: &Plan) -> Result<Summary, EditFailure> {

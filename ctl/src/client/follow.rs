@@ -140,12 +140,14 @@ impl Following<'_> {
         match event.what {
             Happened::Ended { outcome } => Ok(Some(outcome)),
             Happened::Accepted { .. }
+            | Happened::Cancelling { .. }
             | Happened::Queued { .. }
             | Happened::Planned { .. }
             | Happened::Phase { .. }
             | Happened::PhaseDone { .. }
             | Happened::PhaseFailed { .. }
             | Happened::Note { .. }
+            | Happened::HookSaid { .. }
             | Happened::Pulling { .. }
             | Happened::Watching { .. } => Ok(None),
         }
@@ -154,8 +156,10 @@ impl Following<'_> {
 
 /// Whether this is an event of a type that this version does not know: one to pass over.
 fn is_of_a_newer_agent(data: &str) -> bool {
-    const KNOWN: [&str; 10] = [
+    const KNOWN: [&str; 12] = [
         "accepted",
+        "cancelling",
+        "hook_said",
         "queued",
         "planned",
         "phase",

@@ -1,5 +1,6 @@
 //! What each word of the command line does.
 
+mod cancel;
 mod deployment;
 mod interrupt;
 mod keygen;
@@ -37,6 +38,7 @@ impl Command {
             Self::Keygen(_) => "keygen",
             Self::Push(_) => "push",
             Self::Watch(_) => "watch",
+            Self::Cancel(_) => "cancel",
             Self::Status => "status",
             Self::History(_) => "history",
             Self::Rollback(_) => "rollback",
@@ -53,6 +55,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<ExitCode,
         Command::Keygen(arguments) => keygen::run(session, &arguments),
         Command::Push(arguments) => push::run(session, &arguments).await,
         Command::Watch(arguments) => watch::run(session, &arguments).await,
+        Command::Cancel(arguments) => cancel::run(session, &arguments).await,
         Command::Status => questions::status(session).await,
         Command::History(arguments) => questions::history(session, &arguments).await,
         Command::Rollback(arguments) => rollback::run(session, &arguments).await,

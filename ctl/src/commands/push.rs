@@ -3,7 +3,7 @@
 use deploy_proto::exit_code::ExitCode;
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::Version;
-use deploy_proto::push::{CHANGES_MAX, Change, Push};
+use deploy_proto::push::{CHANGES_MAX, Change, Push, Sequence};
 use deploy_proto::release::DeploymentKind;
 
 use super::Session;
@@ -38,10 +38,25 @@ pub(super) async fn run(session: &Session, arguments: &cli::Push) -> Result<Exit
             version: arguments.version.clone(),
             queue: arguments.queue,
             accept_edits: arguments.accept_edits,
+            sequence: sequence(arguments, session),
+            allow_older: arguments.allow_older,
+            expect_release: arguments.expect_release,
             source: session.caller.source.clone(),
         },
     };
     deployment::run(session, &target, &order, &arguments.following, arguments.dry_run).await
+}
+
+/// The run that was named, or that the CI system tells; both are counted in the CI system's line.
+fn sequence(arguments: &cli::Push, session: &Session) -> Option<Sequence> {
+    let by_ci = session.caller.sequence.clone();
+    match &arguments.sequence {
+        Some(named) => Some(Sequence {
+            line: by_ci.and_then(|by_ci| by_ci.line),
+            ..named.clone()
+        }),
+        None => by_ci,
+    }
 }
 
 /// The images of `--set` and `--image`; without these every image of `deploy.toml` with the version as its tag.

@@ -32,6 +32,7 @@ pub(super) async fn run(session: &Session, arguments: &cli::Rollback) -> Result<
             id,
             to,
             queue: arguments.queue,
+            across_migration: arguments.across_migration,
             source: session.caller.source.clone(),
         },
     };

@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
+use deploy_proto::event::{Ending, Outcome};
 use deploy_proto::exit_code::ExitCode;
 use deploy_proto::names::DeploymentId;
-use deploy_proto::problem::Code;
+use deploy_proto::problem::{Code, Problem};
+use deploy_proto::push::Accepted;
+use serde::Serialize;
 use tokio::time::Instant as Moment;
 
 use super::Session;
@@ -12,14 +15,33 @@ use super::deployment::{report, tell};
 use super::interrupt::interrupted;
 use super::view::View;
 use crate::cli::Watch;
-use crate::client::Agent;
 use crate::client::follow::{FollowError, follow};
+use crate::client::{Agent, ClientError};
 use crate::error::Error;
 use crate::key;
 use crate::report::{Ended, HostReport};
 use crate::target::Target;
 
+/// What is done with a deployment that was started elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// It is watched to its end.
+    Watch,
+    /// It is cancelled, and then watched to its end unless that is left out.
+    Cancel { detach: bool },
+}
+
 pub(super) async fn run(session: &Session, arguments: &Watch) -> Result<ExitCode, Error> {
+    on_all(session, &arguments.id, arguments.jsonl, What::Watch).await
+}
+
+/// Watches or cancels a deployment on every host of the target that has it.
+pub(super) async fn on_all(
+    session: &Session,
+    id: &DeploymentId,
+    jsonl: bool,
+    what: What,
+) -> Result<ExitCode, Error> {
     let target = Target::resolve(&session.globals, &session.caller)?;
     let key = key::load(session.globals.key_file.as_deref(), &session.caller)?;
     let begun = Instant::now();
@@ -28,15 +50,15 @@ pub(super) async fn run(session: &Session, arguments: &Watch) -> Result<ExitCode
     for host in &target.hosts {
         let agent = Agent::new(host, &target.pins, &key, &session.surroundings)?;
         let titled = target.hosts.len() > 1;
-        let view = View::new(session, &host.name, titled, arguments.jsonl, None);
+        let view = View::new(session, &host.name, titled, jsonl, None);
         let ended = tokio::select! {
-            ended = watch(session, &agent, &arguments.id, &view) => ended,
+            ended = on_one(session, &agent, id, what, &view) => ended,
             never = view.beat() => match never {},
             () = interrupted() => Ended::Interrupted { accepted: true },
         };
         let plan = view.end();
         // A rollout that stopped before this host, or has not come to it: not this host's deployment.
-        if let Ended::Failed(Error::Follow(FollowError::Client(error))) = &ended
+        if let Ended::Failed(Error::Client(error) | Error::Follow(FollowError::Client(error))) = &ended
             && error.is_answer(Code::UnknownDeployment)
         {
             unknown.get_or_insert(ended);
@@ -54,17 +76,50 @@ pub(super) async fn run(session: &Session, arguments: &Watch) -> Result<ExitCode
     match unknown {
         Some(Ended::Failed(error)) if hosts.is_empty() => Err(error),
         Some(_) | None => {
-            let report = report(&target, arguments.id.clone(), hosts, begun);
-            Ok(tell(session, "watch", &report))
+            let report = report(&target, id.clone(), hosts, begun);
+            let command = match what {
+                What::Watch => "watch",
+                What::Cancel { .. } => "cancel",
+            };
+            Ok(tell(session, command, &report))
         }
     }
 }
 
-async fn watch(session: &Session, agent: &Agent<'_>, id: &DeploymentId, view: &View<'_>) -> Ended {
+async fn on_one(
+    session: &Session,
+    agent: &Agent<'_>,
+    id: &DeploymentId,
+    what: What,
+    view: &View<'_>,
+) -> Ended {
+    if let What::Cancel { detach } = what {
+        let path = format!("/v1/deployments/{id}/cancel");
+        let asked: Result<Accepted, ClientError> = agent.post(&path, &NoContent {}).await;
+        match asked {
+            Err(error) => return Ended::Failed(error.into()),
+            Ok(_) if detach => return Ended::Accepted,
+            Ok(_) => {}
+        }
+    }
     let deadline = Moment::now() + session.globals.timeout;
     match follow(agent, id, deadline, &mut |seen| view.see(seen)).await {
+        Ok(outcome) if what != What::Watch && is_cancelled(&outcome) => Ended::Cancelled(Box::new(outcome)),
         Ok(outcome) => Ended::Outcome(Box::new(outcome)),
         Err(error @ FollowError::StillRunning) => Ended::StillRunning(error.into()),
         Err(error @ FollowError::Client(_)) => Ended::Failed(error.into()),
+    }
+}
+
+/// A body that says nothing: `{}`.
+#[derive(Serialize)]
+struct NoContent {}
+
+/// Whether it ended as a cancellation should: nothing changed, or the previous release again.
+fn is_cancelled(outcome: &Outcome) -> bool {
+    let is_reason = |problem: &Problem| problem.code == Code::Cancelled;
+    match outcome.result {
+        Ending::Refused | Ending::RolledBack => outcome.problem.as_ref().is_some_and(is_reason),
+        Ending::Live | Ending::Unchanged | Ending::Stuck => false,
     }
 }

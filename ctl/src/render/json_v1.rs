@@ -128,6 +128,7 @@ impl<'r> From<&'r Report> for Deployment<'r> {
                         error: match &host.ended {
                             Ended::StillRunning(error) | Ended::Failed(error) => Some(error.into()),
                             Ended::Outcome(_)
+                            | Ended::Cancelled(_)
                             | Ended::Planned
                             | Ended::Accepted
                             | Ended::Interrupted { .. }
@@ -143,7 +144,7 @@ impl<'r> From<&'r Report> for Deployment<'r> {
 fn result(ended: &Ended) -> &'static str {
     use deploy_proto::event::Ending;
     match ended {
-        Ended::Outcome(outcome) => match outcome.result {
+        Ended::Outcome(outcome) | Ended::Cancelled(outcome) => match outcome.result {
             Ending::Live => "live",
             Ending::Unchanged => "unchanged",
             Ending::Refused => "refused",

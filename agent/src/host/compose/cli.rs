@@ -246,6 +246,16 @@ impl ComposeProject {
         self.act(&["rm", "--stop", "--force"], services, deadline).await
     }
 
+    /// A command in a fresh container of a service, which goes when it ends. What the service depends on is not started.
+    pub fn run_once(&self, service: &ServiceName, command: &[String]) -> Program {
+        let mut program = self.program.clone();
+        let options = ["run", "--rm", "--no-deps", "-T"].map(OsString::from);
+        program.arguments.extend(options);
+        program.arguments.push(service.as_str().into());
+        program.arguments.extend(command.iter().map(OsString::from));
+        program
+    }
+
     async fn act(
         &self,
         options: &[&str],

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use deploy_proto::event::{Ending, Outcome};
 use deploy_proto::exit_code::ExitCode;
+use deploy_proto::problem::Code;
 use deploy_proto::release::DeploymentKind;
 
 use super::{called, plan_called, running};
@@ -85,6 +86,14 @@ fn good(report: &Report, paint: Paint) -> Vec<String> {
             format!("  Follow: deployctl watch{} {}", report.arguments, report.id),
         ];
     }
+    let cancelled: Vec<_> = report.hosts.iter().filter_map(cancelled).collect();
+    if !cancelled.is_empty() {
+        return vec![format!(
+            "{mark} deployment {} is cancelled: {}, {time}",
+            report.id,
+            cancelled.join("; ")
+        )];
+    }
     if report.is_unchanged() {
         return vec![format!(
             "{mark} {subject} runs on {place} already: nothing to do, {time}"
@@ -109,6 +118,21 @@ fn good(report: &Report, paint: Paint) -> Vec<String> {
         lines.push(format!("  Undo: deployctl rollback{}", report.arguments));
     }
     lines
+}
+
+/// What a cancelled deployment left on a host.
+fn cancelled(host: &HostReport) -> Option<String> {
+    let Ended::Cancelled(outcome) = &host.ended else {
+        return None;
+    };
+    let name = &host.host.name;
+    Some(match (outcome.result, running(&outcome.now)) {
+        (Ending::RolledBack, runs) if !runs.is_empty() => format!("{name} runs {runs} again"),
+        (Ending::RolledBack, _) => format!("{name} was rolled back"),
+        (Ending::Live | Ending::Unchanged | Ending::Refused | Ending::Stuck, _) => {
+            format!("nothing was changed on {name}")
+        }
+    })
 }
 
 /// `release 42`, or `releases 42, 17` where the hosts count differently.
@@ -160,7 +184,10 @@ fn headline(report: &Report, host: &HostReport) -> String {
     let subject = subject(report);
     let name = &host.host.name;
     match &host.ended {
-        Ended::Outcome(outcome) => match outcome.result {
+        Ended::Outcome(outcome) | Ended::Cancelled(outcome) => match outcome.result {
+            Ending::RolledBack if is_cancelled(outcome) => {
+                format!("{subject} was cancelled on {name} and rolled back")
+            }
             Ending::RolledBack => format!("{subject} failed on {name} and was rolled back"),
             Ending::Refused => format!("{subject} was refused on {name}: nothing was changed there"),
             Ending::Stuck => {
@@ -182,9 +209,15 @@ fn headline(report: &Report, host: &HostReport) -> String {
     }
 }
 
+/// Whether it ended so because somebody cancelled it.
+fn is_cancelled(outcome: &Outcome) -> bool {
+    let problem = outcome.problem.as_ref();
+    problem.is_some_and(|problem| problem.code == Code::Cancelled)
+}
+
 fn why(host: &HostReport) -> Vec<String> {
     match &host.ended {
-        Ended::Outcome(outcome) => [&outcome.problem, &outcome.trouble]
+        Ended::Outcome(outcome) | Ended::Cancelled(outcome) => [&outcome.problem, &outcome.trouble]
             .into_iter()
             .flatten()
             .map(|problem| clean(&problem.detail))
@@ -205,7 +238,7 @@ fn why(host: &HostReport) -> Vec<String> {
 fn now(host: &HostReport) -> Option<String> {
     let name = &host.host.name;
     match &host.ended {
-        Ended::Outcome(outcome) => {
+        Ended::Outcome(outcome) | Ended::Cancelled(outcome) => {
             let runs = running(&outcome.now);
             let again = match outcome.result {
                 Ending::RolledBack => " again",
@@ -235,7 +268,7 @@ fn next(report: &Report, host: &HostReport) -> Option<String> {
     let arguments = &report.arguments;
     let watch = || format!("deployctl watch{arguments} {}", report.id);
     match &host.ended {
-        Ended::Outcome(outcome) => {
+        Ended::Outcome(outcome) | Ended::Cancelled(outcome) => {
             let hint = [&outcome.trouble, &outcome.problem]
                 .into_iter()
                 .flatten()
@@ -298,7 +331,7 @@ pub(crate) fn heartbeat(doing: &str, waited: Duration, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use deploy_proto::names::DeploymentId;
-    use deploy_proto::problem::{Code, Problem};
+    use deploy_proto::problem::Problem;
 
     use super::super::samples::{live, plan, refused, rolled_back, stuck};
     use super::*;

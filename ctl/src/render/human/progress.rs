@@ -29,6 +29,8 @@ pub(crate) struct Progress {
     phase: Option<PhaseName>,
     pulls: BTreeMap<ImageRef, (u64, u64)>,
     seen: BTreeMap<ServiceName, String>,
+    /// The last line of the hook that runs.
+    said: String,
     waiting: Option<String>,
     rollback: Duration,
 }
@@ -45,6 +47,7 @@ impl Progress {
             phase: None,
             pulls: BTreeMap::new(),
             seen: BTreeMap::new(),
+            said: String::new(),
             waiting: None,
             rollback: Duration::ZERO,
         }
@@ -65,6 +68,13 @@ impl Progress {
         match &event.what {
             Happened::Accepted { key, .. } => {
                 self.key = Some(key.clone());
+                Vec::new()
+            }
+            Happened::Cancelling { key } => {
+                vec![format!("  {} {key} cancels it", self.paint.warn("!"))]
+            }
+            Happened::HookSaid { hook, line } => {
+                self.said = format!("{}: {}", clean(hook), clean(line));
                 Vec::new()
             }
             Happened::Queued { behind } => {
@@ -138,10 +148,10 @@ impl Progress {
                     .collect();
                 each.join(", ")
             }
+            PhaseName::BeforeHook | PhaseName::AfterHook | PhaseName::BackingUp => self.said.clone(),
             PhaseName::Accepted
             | PhaseName::Pulling
             | PhaseName::Gating
-            | PhaseName::BackingUp
             | PhaseName::Editing
             | PhaseName::Restarting
             | PhaseName::Live
@@ -183,13 +193,18 @@ impl Progress {
         self.phase = Some(phase);
         self.waiting = None;
         self.seen.clear();
+        self.said.clear();
         Vec::new()
     }
 
     fn done(&mut self, phase: PhaseName, summary: &str, time: Duration) -> Option<String> {
         let summary = clean(summary);
         match phase {
-            PhaseName::Pulling | PhaseName::Restarting | PhaseName::Watching => {
+            PhaseName::Pulling
+            | PhaseName::BeforeHook
+            | PhaseName::Restarting
+            | PhaseName::Watching
+            | PhaseName::AfterHook => {
                 Some(self.line(&self.paint.good("✔"), label(phase), &summary, Some(time)))
             }
             PhaseName::Gating | PhaseName::BackingUp | PhaseName::Editing => (time >= WORTH_A_LINE)
@@ -253,6 +268,7 @@ fn label(phase: PhaseName) -> &'static str {
         PhaseName::Gating => "check",
         PhaseName::BackingUp => "backup",
         PhaseName::Editing => "edit",
+        PhaseName::BeforeHook | PhaseName::AfterHook => "hook",
         PhaseName::Restarting => "up",
         PhaseName::Watching => "health",
         PhaseName::Restoring | PhaseName::RestartingOld | PhaseName::WatchingOld => "rollback",

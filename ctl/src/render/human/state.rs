@@ -269,6 +269,7 @@ mod tests {
                 run_url: None,
                 actor: Some("kim".into()),
             },
+            irreversible: false,
             services: vec![ReleasedService {
                 service: "web".parse().unwrap(),
                 image: "acme/web:v1.4.1".parse().unwrap(),
@@ -287,6 +288,8 @@ mod tests {
             from: Some(ReleaseNumber(41)),
             to: Some(ReleaseNumber(42)),
             version: None,
+            sequence: None,
+            cancelled_by: None,
             accepted_at: Timestamp::from_second(99_900).unwrap(),
             phase: PhaseName::RolledBack,
             ended_at: Some(now()),
