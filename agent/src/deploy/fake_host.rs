@@ -22,6 +22,8 @@ pub(crate) enum Answer {
     No,
     /// For an edit: it failed, and the files are as they were.
     NoAndUndone,
+    /// Yes, but others come to do something meanwhile.
+    Slow,
     Never,
 }
 
@@ -65,6 +67,12 @@ impl FakeHost {
         match answer {
             None | Some(Answer::Yes) => Ok(format!("{action:?} done")),
             Some(no @ (Answer::No | Answer::NoAndUndone)) => Err(no),
+            Some(Answer::Slow) => {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                Ok(format!("{action:?} done"))
+            }
             Some(Answer::Never) => std::future::pending().await,
         }
     }
@@ -207,7 +215,9 @@ impl Host for FakeHost {
     async fn edit(&self, _project: &Project, plan: &Plan) -> Result<Summary, EditFailure> {
         let summary = self.ask(Action::Edit).await.map_err(|answer| match answer {
             Answer::NoAndUndone => EditFailure::Undone(no(Action::Edit)),
-            Answer::Yes | Answer::No | Answer::Never => EditFailure::NotUndone(no(Action::Edit)),
+            Answer::Yes | Answer::No | Answer::Slow | Answer::Never => {
+                EditFailure::NotUndone(no(Action::Edit))
+            }
         })?;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.extend(

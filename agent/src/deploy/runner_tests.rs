@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use deploy_proto::event::{Ending, Happened, Outcome};
 use deploy_proto::names::{DeploymentId, ReleaseNumber};
+use deploy_proto::problem::Code;
 use deploy_proto::push::{Change, Push, Rollback, RollbackTarget, Source};
 use deploy_proto::release::ReleaseState;
 use jiff::Timestamp;
@@ -301,6 +302,112 @@ async fn an_agent_killed_in_any_phase_ends_the_deployment_after_its_restart() {
             "no gap"
         );
     }
+}
+
+#[tokio::test]
+async fn cancelled_in_any_action_it_ends_refused_or_rolled_back() {
+    let key = || "kim".parse().unwrap();
+    for (cancelled_in, ending) in [
+        (Action::Pull, Ending::Refused),
+        (Action::Gate, Ending::Refused),
+        (Action::Restart, Ending::RolledBack),
+        (Action::Watch, Ending::RolledBack),
+    ] {
+        let bench = Bench::new();
+        bench.host.answer(cancelled_in, Answer::Never);
+        let deployment = bench.accept(push(1, "v2")).await;
+        let (cancel, cancelled) = watch::channel(None);
+        let canceller = async {
+            while bench.host.asked().last() != Some(&cancelled_in) {
+                tokio::task::yield_now().await;
+            }
+            cancel.send_replace(Some(key()));
+        };
+        let (runner, the_project) = (bench.runner(), project());
+        let (ran, ()) = tokio::join!(runner.run(&the_project, deployment, cancelled), canceller);
+        let outcome = ended(ran.unwrap());
+        assert_eq!(outcome.result, ending, "cancelled in {cancelled_in:?}");
+        let problem = outcome.problem.unwrap();
+        assert_eq!(
+            (problem.code, problem.detail.as_str()),
+            (Code::Cancelled, "cancelled by kim")
+        );
+        let went_back = BACK.iter().all(|action| bench.host.asked().contains(action));
+        assert_eq!(
+            went_back,
+            ending == Ending::RolledBack,
+            "{:?}",
+            bench.host.asked()
+        );
+    }
+}
+
+#[tokio::test]
+async fn cancelled_while_the_files_are_written_it_goes_back_after_that() {
+    for before in [Action::Edit, Action::Plan] {
+        let bench = Bench::new();
+        bench.host.answer(before, Answer::Slow);
+        let deployment = bench.accept(push(1, "v2")).await;
+        let (cancel, cancelled) = watch::channel(None);
+        let canceller = async {
+            while bench.host.asked().last() != Some(&before) {
+                tokio::task::yield_now().await;
+            }
+            cancel.send_replace(Some("kim".parse().unwrap()));
+        };
+        let (runner, the_project) = (bench.runner(), project());
+        let (ran, ()) = tokio::join!(runner.run(&the_project, deployment, cancelled), canceller);
+        let outcome = ended(ran.unwrap());
+        let expected = match before {
+            Action::Edit => (
+                Ending::RolledBack,
+                vec![(1, ReleaseState::Live), (2, ReleaseState::Failed)],
+            ),
+            _ => (
+                Ending::Refused,
+                vec![(1, ReleaseState::Live), (2, ReleaseState::Failed)],
+            ),
+        };
+        assert_eq!((outcome.result, bench.states().await), expected, "{before:?}");
+        assert!(
+            !bench.host.asked().contains(&Action::Restart),
+            "nothing is restarted any more"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_cancellation_in_the_journal_is_heeded_after_a_restart() {
+    let bench = Bench::new();
+    bench.host.answer(Action::Watch, Answer::Never);
+    let deployment = bench.accept(push(1, "v2")).await;
+    let id = deployment.id().clone();
+    let (runner, the_project) = (bench.runner(), project());
+    let killed = async {
+        while bench.host.asked().last() != Some(&Action::Watch) {
+            tokio::task::yield_now().await;
+        }
+        bench
+            .history
+            .cancel(id, "kim".parse().unwrap(), Timestamp::now())
+            .await
+            .unwrap();
+    };
+    tokio::select! {
+        ran = runner.run(&the_project, deployment, nobody()) => panic!("ended: {ran:?}"),
+        () = killed => {}
+    }
+    let deployment = bench.history.unfinished().await.unwrap().pop().unwrap();
+    let (_cancel, cancelled) = watch::channel(deployment.cancelled_by.clone());
+    let outcome = ended(
+        bench
+            .runner()
+            .run(&the_project, deployment, cancelled)
+            .await
+            .unwrap(),
+    );
+    assert_eq!(outcome.result, Ending::RolledBack);
+    assert_eq!(outcome.problem.map(|problem| problem.code), Some(Code::Cancelled));
 }
 
 #[tokio::test]
