@@ -1,5 +1,5 @@
 # Everything here is complete on a bare Debian 12 machine with Rust: what is missing is installed by tests/setup.sh.
-.PHONY: demo test bench build
+.PHONY: demo test bench soak build
 
 # The main job on real containers, in under two minutes once built.
 demo:
@@ -17,6 +17,12 @@ test:
 bench:
 	@./tests/setup.sh
 	@cargo run --quiet --release --package deploy-tests --bin bench
+
+# Hundreds of deployments in a row: nothing may be wrong after any, and nothing may grow.
+soak:
+	@./tests/setup.sh
+	@./tests/sweep.sh
+	@cargo run --quiet --package deploy-tests --bin soak
 
 build:
 	cargo build --release --package deploy-agent --package deployctl

@@ -4,8 +4,9 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use deploy_tests::agent::Programs;
+use deploy_tests::process::Pss;
 
 use crate::IDLE;
 use crate::load;
@@ -26,9 +27,9 @@ pub(crate) fn of_a_new_agent(table: &mut Table, stage: &Stage, programs: &Progra
     table.figure("agent, release binary", &words, aim);
     let words = format!("{:.2} MB", megabytes(fs::metadata(&programs.ctl)?.len()));
     table.figure("deployctl, release binary", &words, Aim::None);
-    Pss::of(pid)?.row(table, "PSS, just started", true);
+    row(table, "PSS, just started", Pss::of(pid)?, true);
     load::healthz(table, stage)?;
-    Pss::of(pid)?.row(table, "PSS, after 10,000 polls", true);
+    row(table, "PSS, after 10,000 polls", Pss::of(pid)?, true);
     Ok(())
 }
 
@@ -57,7 +58,12 @@ fn rest(table: &mut Table, pid: u32) -> Result<()> {
 
 /// Adds what is left after everything.
 pub(crate) fn at_the_end(table: &mut Table, stage: &Stage) -> Result<()> {
-    Pss::of(stage.agent.pid()?)?.row(table, "PSS, after all deployments of this run", false);
+    row(
+        table,
+        "PSS, after all deployments of this run",
+        Pss::of(stage.agent.pid()?)?,
+        false,
+    );
     table.note(&format!(
         "every time of a whole process contains {:.1} ms for starting one",
         load::process_start()?.as_secs_f64() * 1000.0
@@ -65,40 +71,19 @@ pub(crate) fn at_the_end(table: &mut Table, stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Proportional set size, in KiB.
-struct Pss {
-    all: u64,
-    anonymous: u64,
-}
-
-impl Pss {
-    fn of(pid: u32) -> Result<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-            number.with_context(|| format!("no {name} in {text}"))
-        };
-        Ok(Self {
-            all: field("Pss:")?,
-            anonymous: field("Pss_Anon:")?,
-        })
-    }
-
-    fn row(&self, table: &mut Table, name: &str, has_aim: bool) {
-        let mib = |kib: u64| megabytes(kib * 1_000_000 / 1024);
-        let words = format!(
-            "{:.1} MiB ({:.1} of it its own)",
-            mib(self.all),
-            mib(self.anonymous)
-        );
-        let aim = if has_aim {
-            Aim::met(self.all <= PSS_AIM_KIB, "8 MiB")
-        } else {
-            Aim::None
-        };
-        table.figure(name, &words, aim);
-    }
+fn row(table: &mut Table, name: &str, pss: Pss, has_aim: bool) {
+    let mib = |kib: u64| megabytes(kib * 1_000_000 / 1024);
+    let words = format!(
+        "{:.1} MiB ({:.1} of it its own)",
+        mib(pss.all_kib),
+        mib(pss.anonymous_kib)
+    );
+    let aim = if has_aim {
+        Aim::met(pss.all_kib <= PSS_AIM_KIB, "8 MiB")
+    } else {
+        Aim::None
+    };
+    table.figure(name, &words, aim);
 }
 
 /// What the threads of a process did so far.
