@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use deploy_proto::event::{Ending, Event, Happened, Outcome, PhaseName};
-use deploy_tests::agent::{Agent, Settings};
+use deploy_tests::agent::{Agent, Settings, write_config};
 use deploy_tests::clinic::Clinic;
+use deploy_tests::command::docker;
 use deploy_tests::ctl::Ctl;
 use deploy_tests::images::{Image, Mode, Registry};
+use deploy_tests::project::Project;
 use deploy_tests::until::until;
 use deploy_tests::wire::Events;
 
@@ -172,5 +174,99 @@ fn killed_again_and_again_it_still_ends() -> Result<()> {
     let outcome = outcome(&Events::follow(&host.agent, &key, id, None)?.all()?)?;
     assert_eq!(outcome.result, Ending::Live, "{outcome:?}");
     assert_eq!(host.clinic.service_version(SERVICE)?, "dev-900d001");
+    Ok(())
+}
+
+#[test]
+fn killed_while_a_container_takes_its_time_to_stop_it_still_ends() -> Result<()> {
+    const COMPOSE: &str = "services:\n  web:\n    image: REGISTRY/acme/web:v1\n    stop_grace_period: 6s\n";
+    let registry = Registry::start()?;
+    let project = Project::write(&registry, &[("compose.yaml", COMPOSE)])?;
+    // The old one takes no notice of SIGTERM, so the Engine is stopping it for six seconds.
+    project.push_image("web", "v1", Mode::Deaf)?;
+    project.push_image("web", "v2", Mode::Good)?;
+    project.push_image("web", "v3", Mode::Crash)?;
+    project.compose(&["up", "-d", "--quiet-pull"]).text()?;
+    let settings = Settings::default().project("settle", "\"300ms\"");
+    let config = registry.docker_config();
+    let mut agent = Agent::start_on(project.dir(), project.name(), &config, settings)?;
+    let ctl = agent.ctl()?;
+    let key = ctl.private_key()?;
+    for (tag, id, killed, ending, runs) in [
+        ("v3", "00000000000000d1", Killed::All, Ending::RolledBack, "v1"),
+        ("v3", "00000000000000d2", Killed::Agent, Ending::RolledBack, "v1"),
+        ("v2", "00000000000000d3", Killed::All, Ending::Live, "v2"),
+    ] {
+        let set = format!("web={}", project.image("web", tag));
+        ctl.expect(0, &["push", "--set", &set, "--id", id, "--detach"])?;
+        Events::follow(&agent, &key, id, None)?.reach(PhaseName::Restarting)?;
+        let old = project.container_id("web")?;
+        until(
+            "the old container is being stopped",
+            Duration::from_secs(10),
+            || {
+                let since = [
+                    "events",
+                    "--since",
+                    "10s",
+                    "--until",
+                    "0s",
+                    "--filter",
+                    "event=kill",
+                ];
+                let events = docker(since)
+                    .args(["--filter", &format!("container={old}"), "--format", "{{.ID}}"])
+                    .text()?;
+                Ok((!events.is_empty()).then_some(()))
+            },
+        )?;
+        match killed {
+            Killed::Agent => agent.kill9()?,
+            Killed::All => agent.kill9_all()?,
+        }
+        agent.resume()?;
+        let outcome = outcome(&Events::follow(&agent, &key, id, None)?.all()?)?;
+        ensure!(outcome.result == ending, "{tag} {killed:?}: {outcome:?}");
+        ensure!(project.version("web")? == runs, "{tag} {killed:?}");
+        let status = ctl.json(0, &["status"])?;
+        ensure!(status.at("/services/0/health") == "healthy", "{status:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_project_that_is_taken_out_in_the_middle_ends_refused_or_says_where_to_look() -> Result<()> {
+    let registry = Registry::start()?;
+    let mut host = Host::start(&registry)?;
+    let file = host.agent.project_file(host.clinic.project());
+    let text = std::fs::read_to_string(&file)?;
+    for (phase, ending) in [
+        (PhaseName::Pulling, Ending::Refused),
+        (PhaseName::Watching, Ending::Stuck),
+    ] {
+        host.next += 1;
+        let (tag, id) = (format!("dev-{:07x}", host.next), format!("{:016x}", host.next));
+        Image::new(SERVICE, &tag, Mode::Good)
+            .extra_bytes(60_000_000)
+            .build_and_push(&registry, "drassistant/auth_service", &tag)?;
+        let set = host.clinic.set_argument(SERVICE, &tag);
+        host.ctl
+            .expect(0, &["push", "--set", &set, "--id", &id, "--detach"])?;
+        let key = host.ctl.private_key()?;
+        Events::follow(&host.agent, &key, &id, None)?.reach(phase)?;
+        host.agent.kill9_all()?;
+        std::fs::remove_file(&file)?;
+        host.agent.resume()?;
+        let outcome = outcome(&Events::follow(&host.agent, &key, &id, None)?.all()?)?;
+        ensure!(outcome.result == ending, "{phase:?}: {outcome:?}");
+        let problem = outcome.problem.context("no reason")?;
+        ensure!(problem.detail.contains("taken out"), "{problem:?}");
+        ensure!(
+            problem.hint.is_some_and(|hint| hint.contains("projects.d")),
+            "no hint"
+        );
+        write_config(&file, &text)?;
+        host.agent.reload()?;
+    }
     Ok(())
 }
