@@ -191,26 +191,29 @@ impl<H: Host> Queue<H> {
             // Read under the lock: what the caller saw may be a while ago.
             let known = self.history.deployment(id.clone()).await;
             let known = known.map_err(|error| cannot_journal(&error))?;
-            let phase = known.map(|known| (known.phase.clone(), known.course()));
-            if let Some(reason) = phase.and_then(|(phase, course)| phase.past_cancelling(course)) {
+            let past = known.and_then(|known| known.phase.past_cancelling(known.course()));
+            if let Some(reason) = past {
                 return Err(too_late(id, reason));
             }
-            let recorded = self.history.cancel(id.clone(), key.clone(), now).await;
-            self.runner
-                .tell(recorded.map_err(|error| cannot_journal(&error))?);
+            self.note_cancelled(id, key, now).await?;
             slot.cancel.send_replace(Some(key.clone()));
             return Ok(());
         }
-        match slot.waiting.take_if(|waiting| waiting.id() == id) {
-            Some(waiting) => {
-                let recorded = self.history.cancel(id.clone(), key.clone(), now).await;
-                self.runner
-                    .tell(recorded.map_err(|error| cannot_journal(&error))?);
-                self.end_waiting(waiting, cancelled_by(key).problem).await;
-                Ok(())
-            }
-            None => Err(too_late(id, "it has ended")),
+        let Some(waiting) = slot.waiting.take_if(|waiting| waiting.id() == id) else {
+            return Err(too_late(id, "it has ended"));
+        };
+        let noted = self.note_cancelled(id, key, now).await;
+        self.end_waiting(waiting, cancelled_by(key).problem).await;
+        noted
+    }
+
+    async fn note_cancelled(&self, id: &DeploymentId, key: &KeyName, now: Timestamp) -> Result<(), Problem> {
+        let noted = self.history.cancel(id.clone(), key.clone(), now).await;
+        match noted.map_err(|error| cannot_journal(&error))? {
+            Some(events) => self.runner.tell(events),
+            None => return Err(too_late(id, "it has ended")),
         }
+        Ok(())
     }
 
     /// Goes on with what the journal says was under way when the agent stopped.

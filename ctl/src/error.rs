@@ -1,6 +1,7 @@
 //! Why a command failed: kind, cause and hint, and from the kind the exit code.
 
 use deploy_proto::exit_code::ExitCode;
+use deploy_proto::names::DeploymentId;
 
 use crate::client::ClientError;
 use crate::client::deliver::DeliverError;
@@ -31,6 +32,9 @@ pub(crate) enum Error {
     Deliver(#[from] DeliverError),
     #[error(transparent)]
     Follow(#[from] FollowError),
+    /// The agent took the cancellation, and the deployment was past heeding it.
+    #[error("deployment {0} was not cancelled: it was done before the agent came to it")]
+    NotCancelled(DeploymentId),
     /// A person said no.
     #[error("not confirmed: nothing was sent")]
     Declined,
@@ -61,7 +65,7 @@ impl Error {
             Self::Deliver(DeliverError::Unknown(_)) | Self::Follow(FollowError::StillRunning) => {
                 ExitCode::StillRunning
             }
-            Self::Declined => ExitCode::Gate,
+            Self::NotCancelled(_) | Self::Declined => ExitCode::Gate,
             Self::Output(_) | Self::Json(_) | Self::Runtime(_) => ExitCode::Unexpected,
         }
     }
@@ -82,6 +86,7 @@ impl Error {
             | Self::Follow(FollowError::Client(error)) => error.code(),
             Self::Deliver(DeliverError::Unknown(_)) => "unknown",
             Self::Follow(FollowError::StillRunning) => "still_running",
+            Self::NotCancelled(_) => "too_late",
             Self::Declined => "declined",
             Self::Output(_) | Self::Json(_) | Self::Runtime(_) => "unexpected",
         }
@@ -96,6 +101,7 @@ impl Error {
             Self::Client(error)
             | Self::Deliver(DeliverError::NotAccepted(error))
             | Self::Follow(FollowError::Client(error)) => error.hint(),
+            Self::NotCancelled(_) => Some("go back from it: deployctl rollback".to_owned()),
             Self::Deliver(DeliverError::Unknown(_))
             | Self::Follow(FollowError::StillRunning)
             | Self::Declined
@@ -113,6 +119,7 @@ impl Error {
             }
             Self::Usage { .. } | Self::Target(_) | Self::Key(_) | Self::Declined => true,
             Self::Deliver(DeliverError::Unknown(_))
+            | Self::NotCancelled(_)
             | Self::Follow(_)
             | Self::Output(_)
             | Self::Json(_)

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::exit_code::ExitCode;
 use crate::image::ImageRef;
 use crate::names::{DeploymentId, KeyName, ProjectName, ReleaseNumber, ServiceName, Version};
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::release::{DeploymentKind, PlanView};
 
 /// The most log lines of a sick service that an outcome carries.
@@ -254,6 +254,12 @@ pub enum Ending {
 }
 
 impl Outcome {
+    /// Whether it ended so because somebody cancelled it.
+    pub fn is_cancelled(&self) -> bool {
+        let problem = self.problem.as_ref();
+        problem.is_some_and(|problem| problem.code == Code::Cancelled)
+    }
+
     /// The exit code of the command that waited for this deployment.
     pub fn exit_code(&self) -> ExitCode {
         match self.result {

@@ -344,7 +344,10 @@ async fn cancelled_in_any_action_it_ends_refused_or_rolled_back() {
 
 #[tokio::test]
 async fn cancelled_while_the_files_are_written_it_goes_back_after_that() {
-    for before in [Action::Edit, Action::Plan] {
+    for (before, ending) in [
+        (Action::Edit, Ending::RolledBack),
+        (Action::Plan, Ending::Refused),
+    ] {
         let bench = Bench::new();
         bench.host.answer(before, Answer::Slow);
         let deployment = bench.accept(push(1, "v2")).await;
@@ -358,16 +361,7 @@ async fn cancelled_while_the_files_are_written_it_goes_back_after_that() {
         let (runner, the_project) = (bench.runner(), project());
         let (ran, ()) = tokio::join!(runner.run(&the_project, deployment, cancelled), canceller);
         let outcome = ended(ran.unwrap());
-        let expected = match before {
-            Action::Edit => (
-                Ending::RolledBack,
-                vec![(1, ReleaseState::Live), (2, ReleaseState::Failed)],
-            ),
-            _ => (
-                Ending::Refused,
-                vec![(1, ReleaseState::Live), (2, ReleaseState::Failed)],
-            ),
-        };
+        let expected = (ending, vec![(1, ReleaseState::Live), (2, ReleaseState::Failed)]);
         assert_eq!((outcome.result, bench.states().await), expected, "{before:?}");
         assert!(
             !bench.host.asked().contains(&Action::Restart),

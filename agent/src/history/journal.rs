@@ -5,7 +5,7 @@ use deploy_proto::names::{DeploymentId, KeyName, ProjectName, ReleaseNumber, Ver
 use deploy_proto::push::{Push, Rollback, Sequence, Source};
 use deploy_proto::release::{DeploymentKind, DeploymentView};
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, Transaction};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::{History, HistoryError, from_json, parsed, runs, sql, to_json};
@@ -226,7 +226,7 @@ impl History {
         .await
     }
 
-    /// Records that somebody wants a deployment cancelled. The first one counts.
+    /// Records that somebody wants a deployment cancelled; the first one counts. `None`: it has ended.
     ///
     /// # Errors
     /// The database cannot be written; the deployment then goes on.
@@ -235,22 +235,35 @@ impl History {
         id: DeploymentId,
         key: KeyName,
         at: Timestamp,
-    ) -> Result<Vec<Event>, HistoryError> {
+    ) -> Result<Option<Vec<Event>>, HistoryError> {
         self.with(move |connection| {
             let transaction = connection
                 .transaction()
                 .map_err(sql("begin to cancel a deployment"))?;
-            let changed = transaction
-                .execute(
-                    "UPDATE deployment SET cancelled_by = ?2
-                     WHERE id = ?1 AND cancelled_by IS NULL AND ended_at IS NULL",
-                    (id.as_str(), key.as_str()),
+            let open: Option<bool> = transaction
+                .query_row(
+                    "SELECT cancelled_by IS NULL FROM deployment WHERE id = ?1 AND ended_at IS NULL",
+                    [id.as_str()],
+                    |row| row.get(0),
                 )
-                .map_err(sql("cancel a deployment"))?;
-            let told = (changed > 0).then_some(Happened::Cancelling { key });
-            let events = append(&transaction, &id, at, told.into_iter().collect())?;
+                .optional()
+                .map_err(sql("look for a deployment to cancel"))?;
+            let told = match open {
+                None => return Ok(None),
+                Some(false) => Vec::new(),
+                Some(true) => {
+                    transaction
+                        .execute(
+                            "UPDATE deployment SET cancelled_by = ?2 WHERE id = ?1",
+                            (id.as_str(), key.as_str()),
+                        )
+                        .map_err(sql("cancel a deployment"))?;
+                    vec![Happened::Cancelling { key }]
+                }
+            };
+            let events = append(&transaction, &id, at, told)?;
             transaction.commit().map_err(sql("commit a cancellation"))?;
-            Ok(events)
+            Ok(Some(events))
         })
         .await
     }

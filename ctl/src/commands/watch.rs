@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use deploy_proto::event::{Ending, Outcome};
+use deploy_proto::event::Ending;
 use deploy_proto::exit_code::ExitCode;
 use deploy_proto::names::DeploymentId;
-use deploy_proto::problem::{Code, Problem};
+use deploy_proto::problem::Code;
 use deploy_proto::push::Accepted;
 use serde::Serialize;
 use tokio::time::Instant as Moment;
@@ -104,8 +104,15 @@ async fn on_one(
     }
     let deadline = Moment::now() + session.globals.timeout;
     match follow(agent, id, deadline, &mut |seen| view.see(seen)).await {
-        Ok(outcome) if what != What::Watch && is_cancelled(&outcome) => Ended::Cancelled(Box::new(outcome)),
-        Ok(outcome) => Ended::Outcome(Box::new(outcome)),
+        Ok(outcome) => match (what, outcome.result) {
+            (What::Cancel { .. }, Ending::Refused | Ending::RolledBack) if outcome.is_cancelled() => {
+                Ended::Cancelled(Box::new(outcome))
+            }
+            (What::Cancel { .. }, Ending::Live | Ending::Unchanged) => {
+                Ended::Failed(Error::NotCancelled(id.clone()))
+            }
+            (What::Watch | What::Cancel { .. }, _) => Ended::Outcome(Box::new(outcome)),
+        },
         Err(error @ FollowError::StillRunning) => Ended::StillRunning(error.into()),
         Err(error @ FollowError::Client(_)) => Ended::Failed(error.into()),
     }
@@ -114,12 +121,3 @@ async fn on_one(
 /// A body that says nothing: `{}`.
 #[derive(Serialize)]
 struct NoContent {}
-
-/// Whether it ended as a cancellation should: nothing changed, or the previous release again.
-fn is_cancelled(outcome: &Outcome) -> bool {
-    let is_reason = |problem: &Problem| problem.code == Code::Cancelled;
-    match outcome.result {
-        Ending::Refused | Ending::RolledBack => outcome.problem.as_ref().is_some_and(is_reason),
-        Ending::Live | Ending::Unchanged | Ending::Stuck => false,
-    }
-}

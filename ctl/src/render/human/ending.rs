@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use deploy_proto::event::{Ending, Outcome};
 use deploy_proto::exit_code::ExitCode;
-use deploy_proto::problem::Code;
 use deploy_proto::release::DeploymentKind;
 
 use super::{called, plan_called, running};
@@ -185,7 +184,7 @@ fn headline(report: &Report, host: &HostReport) -> String {
     let name = &host.host.name;
     match &host.ended {
         Ended::Outcome(outcome) | Ended::Cancelled(outcome) => match outcome.result {
-            Ending::RolledBack if is_cancelled(outcome) => {
+            Ending::RolledBack if outcome.is_cancelled() => {
                 format!("{subject} was cancelled on {name} and rolled back")
             }
             Ending::RolledBack => format!("{subject} failed on {name} and was rolled back"),
@@ -207,12 +206,6 @@ fn headline(report: &Report, host: &HostReport) -> String {
         }
         Ended::Untouched => format!("{name} was not touched"),
     }
-}
-
-/// Whether it ended so because somebody cancelled it.
-fn is_cancelled(outcome: &Outcome) -> bool {
-    let problem = outcome.problem.as_ref();
-    problem.is_some_and(|problem| problem.code == Code::Cancelled)
 }
 
 fn why(host: &HostReport) -> Vec<String> {
@@ -331,7 +324,7 @@ pub(crate) fn heartbeat(doing: &str, waited: Duration, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use deploy_proto::names::DeploymentId;
-    use deploy_proto::problem::Problem;
+    use deploy_proto::problem::{Code, Problem};
 
     use super::super::samples::{live, plan, refused, rolled_back, stuck};
     use super::*;
