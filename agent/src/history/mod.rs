@@ -1,7 +1,8 @@
 //! The journal and the releases, in one SQLite database.
 //!
 //! One connection, write-ahead log, `synchronous = FULL`: what a call answered with `Ok` is on the disk. The shapes kept
-//! here are the journal's own; the wire's are in `deploy_proto` and are made from these.
+//! here are the journal's own; the wire's are in `deploy_proto` and are made from these. A disk that fails ends the
+//! process ([`crate::fatal`]).
 
 mod journal;
 mod nonces;
@@ -12,7 +13,7 @@ mod schema;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 pub use journal::{Deployment, Request};
 pub use nonces::NonceUse;
@@ -67,6 +68,24 @@ pub enum HistoryError {
     ShuttingDown,
 }
 
+impl HistoryError {
+    fn is_of_the_disk(&self) -> bool {
+        match self {
+            Self::Open { source, .. } | Self::Sql { source, .. } => disk_failed(source),
+            Self::Newer { .. } | Self::Unreadable { .. } | Self::ShuttingDown => false,
+        }
+    }
+}
+
+/// Whether the disk did not keep what it was given. A full disk is none of these: SQLite undoes the whole transaction,
+/// and what was written before is where it was.
+fn disk_failed(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
 /// The database. Clones share one connection.
 #[derive(Debug, Clone)]
 pub struct History {
@@ -90,7 +109,8 @@ impl History {
         })
     }
 
-    /// Runs one piece of work on the connection, off the async threads (a commit waits for the disk).
+    /// Runs one piece of work on the connection, off the async threads (a commit waits for the disk). Every statement
+    /// passes through here, and does not come back when the disk failed it.
     async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, HistoryError> + Send + 'static,
@@ -100,7 +120,14 @@ impl History {
             // A panic aborts the process in release builds; in tests a poisoned connection is still a sound one,
             // because every write is a transaction.
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut connection)
+            let done = work(&mut connection);
+            if let Err(error) = &done
+                && error.is_of_the_disk()
+            {
+                // Here, before the connection is free for the next one.
+                crate::fatal::disk_failed(error);
+            }
+            done
         };
         tokio::task::spawn_blocking(run)
             .await

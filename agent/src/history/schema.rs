@@ -4,11 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::hooks::Wal;
 
-use super::{HistoryError, sql};
+use super::{HistoryError, disk_failed, sql};
 
 /// How long a statement waits for a backup or a person with `sqlite3` to let go of the database.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the write-ahead log may become before it is written into the database: SQLite's own default, 4 MiB.
+const WAL_MAX_PAGES: i32 = 1000;
 
 /// Each entry brings the database from the format of its index to the next. Entries are only ever added.
 const MIGRATIONS: &[&str] = &[
@@ -108,6 +112,13 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Hi
     connection
         .pragma_update(None, "synchronous", "FULL")
         .map_err(open)?;
+    // What an earlier process could not flush is written once more, into the database itself: of the log's own pages the
+    // kernel may believe that they are on the disk (docs/decisions/0007-failed-fsync-is-fatal.md). A reader that is in
+    // the way is no reason not to start.
+    connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
+        .map_err(open)?;
+    connection.wal_hook(Some(checkpoint)).map_err(open)?;
     connection
         .pragma_update(None, "foreign_keys", "ON")
         .map_err(open)?;
@@ -145,4 +156,17 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Hi
             .map_err(sql("commit a migration of the database"))?;
     }
     Ok(())
+}
+
+/// Writes a long log into the database, as SQLite would by itself; but SQLite tells nobody that it failed.
+fn checkpoint(wal: &mut Wal, pages: i32) -> rusqlite::Result<()> {
+    if pages < WAL_MAX_PAGES {
+        return Ok(());
+    }
+    match wal.checkpoint() {
+        // The commit that came here answers with it, and the process ends.
+        Err(error) if disk_failed(&error) => Err(error),
+        // Busy or full: the log becomes longer, and the next commit tries again.
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

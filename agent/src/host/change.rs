@@ -91,6 +91,7 @@ impl DockerHost {
     /// Gives every file its old bytes that has the new ones. One that a person edited is left as it is.
     async fn put_back(&self, plan: &Plan) -> Result<(), NotOld> {
         let mut by_hand = None;
+        remove_leftovers(plan).await;
         for edit in &plan.edits {
             match stands(edit).await.map_err(NotOld::Changed)? {
                 Stands::Old => {}
@@ -116,6 +117,7 @@ impl DockerHost {
     /// meanwhile, the image references only.
     pub(super) async fn restore_files(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
         let mut foreign = Vec::new();
+        remove_leftovers(plan).await;
         for edit in &plan.edits {
             match stands(edit).await? {
                 // Flushed also when they are there already: a crash may have come before the flush.
@@ -228,6 +230,14 @@ async fn replace(path: PathBuf, new: Vec<u8>, expected: Vec<u8>) -> Result<(), P
     blocking(move || files::replace(&path, &new, &expected))
         .await
         .map(drop)
+}
+
+/// Removes what an edit that a crash cut off left beside the files.
+async fn remove_leftovers(plan: &Plan) {
+    let paths: Vec<PathBuf> = plan.edits.iter().map(|edit| edit.path.clone()).collect();
+    let remove = move || paths.iter().for_each(|path| files::remove_leftover(path));
+    // Cancelled only when the agent stops: the next attempt does it.
+    drop(tokio::task::spawn_blocking(remove).await);
 }
 
 /// Waits for the disk on a thread of its own.

@@ -1,8 +1,10 @@
 //! Files that belong to the host: read with a bound, replaced as a whole or not at all.
 //!
 //! A replaced file keeps its owner, group and mode. A reader sees the old bytes or the new ones, never between, also
-//! after a power cut. These functions block (fsync): async callers run them on a blocking thread.
+//! after a power cut. What cannot be flushed to the disk ends the process ([`crate::fatal`]): it is never asked twice.
+//! These functions block (fsync): async callers run them on a blocking thread.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -24,7 +26,7 @@ pub enum Replaced {
     AlreadyThere,
 }
 
-/// Why a file of the host was not read or not replaced. The file is as it was, except after [`FilesError::Fsync`].
+/// Why a file of the host was not read or not replaced. The file is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     /// There is no such file.
@@ -92,16 +94,6 @@ pub enum FilesError {
         /// The file.
         path: PathBuf,
     },
-    /// The kernel could not bring the bytes to the disk. What is on the disk is unknown; trying again would only
-    /// report success without having written (fsync clears the error).
-    #[error("failed to flush {} to the disk", path.display())]
-    Fsync {
-        /// The file or folder.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
     /// Anything else.
     #[error("failed to {action} {}", path.display())]
     Io {
@@ -152,8 +144,6 @@ impl From<&FilesError> for Problem {
             FilesError::Mounted { .. } => {
                 problem(Code::HostUnfit).hint("mount the folder that holds the file, not the file alone")
             }
-            FilesError::Fsync { source, .. } => Self::new(Code::Internal, format!("{error}: {source}"))
-                .hint("the disk may be failing: see the kernel's log before anything else"),
             FilesError::Io { source, .. } => Self::new(Code::Internal, format!("{error}: {source}")),
         }
     }
@@ -181,33 +171,58 @@ pub fn read(path: &Path) -> Result<Vec<u8>, FilesError> {
     Ok(bytes)
 }
 
+/// The kernel could not bring the bytes to the disk: what is there now is unknown.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to flush {} to the disk", path.display())]
+struct NotFlushed {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
 /// Replaces a file's bytes atomically and durably, if it still holds the bytes that the caller read.
 ///
 /// A symbolic link stays, its target is replaced. Doing it twice is the same as once. A file with several hard links
 /// is separated from the others.
 ///
 /// # Errors
-/// [`FilesError::EditedMeanwhile`] when it holds neither the expected nor the new bytes. On every error but
-/// [`FilesError::Fsync`] the file is untouched.
+/// [`FilesError::EditedMeanwhile`] when it holds neither the expected nor the new bytes. On every error the file is
+/// untouched. When the disk does not take the bytes, the process ends.
 pub fn replace(path: &Path, new: &[u8], expected: &[u8]) -> Result<Replaced, FilesError> {
     let target = fs::canonicalize(path).map_err(|source| FilesError::of("find", path, source))?;
     let folder = target.parent().unwrap_or(Path::new("/"));
-    sweep(folder, &target);
-    if holds(&target, new, expected)? == Replaced::AlreadyThere {
-        // A crash may have come between the rename and the flush.
-        flush(&target)?;
-        flush(folder)?;
-        return Ok(Replaced::AlreadyThere);
-    }
-    let temporary = write_beside(&target, folder, new)?;
+    let opened = File::open(folder).map_err(|source| FilesError::of("open", folder, source))?;
+    let found = holds(&target, new, expected)?;
+    // Also when the new bytes are there: the process that wrote them may have ended because it could not flush them,
+    // and only what is written anew is really flushed. Where nothing can be written (a full disk, a read-only one) what
+    // is there has to do.
+    let temporary = match write_beside(&target, folder, new) {
+        Err(_) if found == Replaced::AlreadyThere => {
+            flush(&opened, folder);
+            return Ok(found);
+        }
+        written => written?,
+    };
     // As late as possible: a person's editor may have saved while the new file was being written.
-    if holds(&target, new, expected)? == Replaced::Written {
-        temporary
-            .persist(&target)
-            .map_err(|failed| FilesError::of("replace", &target, failed.error))?;
+    let found = holds(&target, new, expected)?;
+    temporary
+        .persist(&target)
+        .map_err(|failed| FilesError::of("replace", &target, failed.error))?;
+    flush(&opened, folder);
+    Ok(found)
+}
+
+/// Removes what a replacement of this file left beside it that was cut off by a crash. Only one deployment of a project
+/// runs at a time, so it is nobody's.
+pub fn remove_leftover(path: &Path) {
+    let Ok(target) = fs::canonicalize(path) else {
+        return;
+    };
+    let beside = beside(&target);
+    if fs::symlink_metadata(&beside).is_ok_and(|found| found.is_file()) {
+        // A leftover that cannot be removed harms nobody; what matters will fail with its own reason.
+        drop(fs::remove_file(beside));
     }
-    flush(folder)?;
-    Ok(Replaced::Written)
 }
 
 /// What is to be done: `Written` when the expected bytes are there.
@@ -227,20 +242,16 @@ fn holds(target: &Path, new: &[u8], expected: &[u8]) -> Result<Replaced, FilesEr
 /// A flushed file with the new bytes, and the owner and mode of the old one.
 fn write_beside(target: &Path, folder: &Path, new: &[u8]) -> Result<NamedTempFile, FilesError> {
     let failed = |action| move |source| FilesError::of(action, target, source);
+    remove_leftover(target);
     let old = fs::metadata(target).map_err(failed("read"))?;
     let mut temporary = tempfile::Builder::new()
-        .prefix(&prefix(target))
+        .prefix(beside(target).file_name().unwrap_or_default())
+        .rand_bytes(0)
         .tempfile_in(folder)
         .map_err(|source| FilesError::of("write into", folder, source))?;
     temporary.write_all(new).map_err(failed("write"))?;
     take_over(temporary.as_file(), &old, target)?;
-    temporary
-        .as_file()
-        .sync_all()
-        .map_err(|source| FilesError::Fsync {
-            path: target.to_owned(),
-            source,
-        })?;
+    flush(temporary.as_file(), target);
     Ok(temporary)
 }
 
@@ -262,35 +273,21 @@ fn take_over(file: &File, old: &Metadata, target: &Path) -> Result<(), FilesErro
         .map_err(|errno| FilesError::of("set the mode of", target, errno.into()))
 }
 
-fn flush(path: &Path) -> Result<(), FilesError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(|source| FilesError::Fsync {
-            path: path.to_owned(),
-            source,
-        })
-}
-
-/// What a crash left behind. Only one deployment of a project runs at a time, so none of these is in use.
-fn sweep(folder: &Path, target: &Path) {
-    let prefix = prefix(target);
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(prefix.as_encoded_bytes())
-        {
-            // A leftover that cannot be removed harms nobody; what matters will fail with its own reason.
-            drop(fs::remove_file(entry.path()));
-        }
+/// Comes back when the disk has it.
+fn flush(file: &File, path: &Path) {
+    if let Err(source) = file.sync_all() {
+        let path = path.to_owned();
+        crate::fatal::disk_failed(&NotFlushed { path, source });
     }
 }
 
-fn prefix(target: &Path) -> std::ffi::OsString {
-    let mut prefix = std::ffi::OsString::from(".deploy-agent-");
-    prefix.push(target.file_name().unwrap_or_default());
-    prefix.push(".");
-    prefix
+/// The one name that the new bytes of a file have until they take its place: what a crash leaves is found again, and
+/// nobody else's file is taken for it.
+fn beside(target: &Path) -> PathBuf {
+    let mut name = OsString::from(".deploy-agent-");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(".new");
+    target.with_file_name(name)
 }
 
 fn regular(path: &Path, metadata: &Metadata) -> Result<(), FilesError> {

@@ -73,17 +73,49 @@ fn a_symbolic_link_stays_and_its_target_is_replaced() {
 #[test]
 fn what_a_crash_left_beside_it_is_removed_and_nothing_else() {
     let (dir, path) = folder_with("compose.yaml", b"old");
-    for name in [
-        ".deploy-agent-compose.yaml.Ab12Cd",
-        ".deploy-agent-other.yaml.Ab12Cd",
+    let not_ours = [
+        ".deploy-agent-compose.yaml",
+        ".deploy-agent-compose.yaml.new.bak",
+        ".deploy-agent-compose.yaml.old",
+        ".deploy-agent-other.yaml.new",
         "mine",
-    ] {
+    ];
+    for name in not_ours.iter().chain(&[".deploy-agent-compose.yaml.new"]) {
         fs::write(dir.path().join(name), b"x").unwrap();
     }
+    let mut left = [&not_ours[..], &["compose.yaml"]].concat();
+    left.sort_unstable();
     replace(&path, b"new", b"old").unwrap();
-    assert_eq!(
-        names(dir.path()),
-        [".deploy-agent-other.yaml.Ab12Cd", "compose.yaml", "mine"]
+    assert_eq!(names(dir.path()), left);
+
+    fs::write(dir.path().join(".deploy-agent-compose.yaml.new"), b"half").unwrap();
+    remove_leftover(&path);
+    assert_eq!(names(dir.path()), left);
+}
+
+#[test]
+fn what_is_no_leftover_of_ours_stands_in_the_way_and_stays() {
+    let (dir, path) = folder_with("compose.yaml", b"old");
+    let name = ".deploy-agent-compose.yaml.new";
+    let elsewhere = dir.path().join("theirs");
+    fs::write(&elsewhere, b"theirs").unwrap();
+    symlink(&elsewhere, dir.path().join(name)).unwrap();
+    remove_leftover(&path);
+    assert!(replace(&path, b"new", b"old").is_err());
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"theirs");
+    assert_eq!(names(dir.path()), [name, "compose.yaml", "theirs"]);
+}
+
+#[test]
+fn bytes_that_are_there_already_are_brought_to_the_disk_again() {
+    let (_dir, path) = folder_with("compose.yaml", b"new");
+    let before = fs::metadata(&path).unwrap().ino();
+    assert_eq!(replace(&path, b"new", b"old").unwrap(), Replaced::AlreadyThere);
+    assert_ne!(
+        fs::metadata(&path).unwrap().ino(),
+        before,
+        "only flushed, not written"
     );
 }
 
