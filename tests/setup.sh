@@ -10,7 +10,8 @@ COMPOSE_PLUGIN=/usr/local/lib/docker/cli-plugins/docker-compose
 
 # command -> Debian package that brings it
 NEEDED="dockerd:docker.io docker:docker.io docker-registry:docker-registry iptables:iptables busybox:busybox-static
-        sshd:openssh-server ssh:openssh-client jq:jq curl:curl systemd-analyze:systemd gcc:gcc"
+        sshd:openssh-server ssh:openssh-client jq:jq curl:curl systemd-analyze:systemd gcc:gcc
+        strace:strace"
 
 say() { echo "setup: $*"; }
 die() { echo "setup: error: $*" >&2; exit 1; }

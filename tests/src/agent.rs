@@ -2,6 +2,7 @@
 //! reloaded at will.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -369,10 +370,30 @@ impl Agent {
         }
     }
 
+    /// Starts the process under another program, such as `strace` with its arguments; it may not live long. Returns how
+    /// it ended when it did before it lived.
+    pub fn resume_under(&mut self, wrapper: &[OsString]) -> Result<Option<ExitStatus>> {
+        self.spawn_under(wrapper)?;
+        until("the agent lives or ends", START_DEADLINE, || {
+            if let Some(status) = self.exited()? {
+                return Ok(Some(Some(status)));
+            }
+            let lives = self.monitor("/livez").is_ok_and(|(status, _)| status == 200);
+            Ok(lives.then_some(None))
+        })
+    }
+
     fn spawn(&mut self) -> Result<()> {
+        self.spawn_under(&[])
+    }
+
+    fn spawn_under(&mut self, wrapper: &[OsString]) -> Result<()> {
         self.starts += 1;
         let log = File::create(self.log_path(self.starts))?;
-        let mut command = Command::new(&self.programs.agent);
+        let agent = self.programs.agent.as_os_str();
+        let mut words = wrapper.iter().map(OsString::as_os_str).chain([agent]);
+        let mut command = Command::new(words.next().unwrap_or(agent));
+        command.args(words);
         command.env_clear().envs(
             KEPT.iter()
                 .filter_map(|name| Some((name, std::env::var_os(name)?))),
@@ -411,7 +432,8 @@ impl Agent {
         .with_context(|| self.log())?
     }
 
-    fn exited(&mut self) -> Result<Option<ExitStatus>> {
+    /// How it ended, if it did by itself or by somebody else's signal.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         match &mut self.process {
             Some(child) => Ok(child.try_wait()?),
             None => bail!("the agent was not started"),

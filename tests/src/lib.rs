@@ -2,7 +2,7 @@
 //!
 //! [`images`] makes images that are good, sick, slow or dying and a registry to pull them from; [`clinic`] runs the
 //! project that the agent is to deploy; [`agent`] runs the agent on it and [`ctl`] its caller, with [`wire`] for requests
-//! that no honest caller sends. Whatever a test starts has a name of its own and is removed on drop.
+//! that no honest caller sends, and [`torture`] breaks all of it. Whatever a test starts has a name of its own and is removed on drop.
 
 pub mod agent;
 pub mod clinic;
@@ -12,5 +12,6 @@ pub mod http;
 pub mod images;
 pub mod process;
 pub mod project;
+pub mod torture;
 pub mod until;
 pub mod wire;

@@ -1,0 +1,249 @@
+//! `kill -9` at every phase's boundary and in the middle of every action, forward and back.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use deploy_proto::event::{Ending, PhaseName};
+use rustix::process::Signal;
+
+use super::judge::{BACK, LIVE, judge, takes_the_next};
+use super::stage::{Ask, Stage};
+use super::{Came, Case, Group, Options, Random, Tally, on_stages};
+use crate::agent::{descendants, signal_process};
+use crate::until::until;
+
+/// Forward, the image being good.
+pub const FORWARD: Group = Group {
+    name: "kill-forward",
+    about: "kill -9 in every phase of a push that goes live",
+    run: |options, tally| run("kill-forward", Ask::Good, FORWARD_PHASES, LIVE, options, tally),
+};
+/// Back, the image crashing.
+pub const WAY_BACK: Group = Group {
+    name: "kill-back",
+    about: "kill -9 in every phase of the way back from a crashing image",
+    run: |options, tally| run("kill-back", Ask::Bad, BACK_PHASES, BACK, options, tally),
+};
+/// A rollback request.
+pub const ROLLBACK: Group = Group {
+    name: "kill-rollback",
+    about: "kill -9 in every phase of a rollback request",
+    run: |options, tally| {
+        run(
+            "kill-rollback",
+            Ask::Rollback,
+            FORWARD_PHASES,
+            LIVE,
+            options,
+            tally,
+        )
+    },
+};
+/// Several deaths in one deployment.
+pub const AGAIN: Group = Group {
+    name: "kill-again",
+    about: "kill -9 two or three times in one deployment, at random",
+    run: again,
+};
+
+/// About how long each phase takes here: in the middle of it is at a random moment below.
+const FORWARD_PHASES: &[(PhaseName, u16)] = &[
+    (PhaseName::Accepted, 120),
+    (PhaseName::Pulling, 40),
+    (PhaseName::Gating, 80),
+    (PhaseName::BackingUp, 20),
+    (PhaseName::Editing, 120),
+    (PhaseName::Restarting, 900),
+    (PhaseName::Watching, 300),
+];
+const BACK_PHASES: &[(PhaseName, u16)] = &[
+    (PhaseName::Restarting, 900),
+    (PhaseName::Watching, 400),
+    (PhaseName::Restoring, 30),
+    (PhaseName::RestartingOld, 900),
+    (PhaseName::WatchingOld, 300),
+];
+
+/// So many random moments in each phase, beside its beginning.
+const MOMENTS: usize = 3;
+/// A phase is reached, or the deployment ended.
+const PHASE_DEADLINE: Duration = Duration::from_secs(30);
+/// How many deployments die more than once.
+const AGAIN_CASES: usize = 24;
+
+/// Who dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    /// The agent; a `docker compose` that it started goes on beside the next agent.
+    Agent,
+    /// The agent and all that it started, as in a power cut.
+    All,
+    /// What the agent started; the agent lives.
+    Compose,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Death {
+    phase: PhaseName,
+    after: Duration,
+    who: Who,
+}
+
+impl std::fmt::Display for Death {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { phase, after, who } = self;
+        write!(f, "{} +{}ms {who:?}", phase.as_str(), after.as_millis())
+    }
+}
+
+fn run(
+    name: &'static str,
+    ask: Ask,
+    phases: &[(PhaseName, u16)],
+    allowed: &'static [Ending],
+    options: &Options,
+    tally: &Tally,
+) -> Result<()> {
+    let mut random = options.random(name);
+    let mut cases = Vec::new();
+    for &(phase, lasts_ms) in phases {
+        for who in who_may_die(phase) {
+            for moment in 0..=MOMENTS {
+                let after = if moment == 0 {
+                    Duration::ZERO
+                } else {
+                    within(lasts_ms, &mut random)
+                };
+                let death = Death {
+                    phase,
+                    after,
+                    who: *who,
+                };
+                cases.push(Case::new(format!("{ask:?}: {death}"), move |stage| {
+                    die(stage, ask, &[death], allowed)
+                }));
+            }
+        }
+    }
+    on_stages(options, name, cases, tally)
+}
+
+fn again(options: &Options, tally: &Tally) -> Result<()> {
+    let mut random = options.random("kill-again");
+    let mut cases = Vec::new();
+    for number in 0..AGAIN_CASES {
+        let (ask, phases, allowed) = match number % 3 {
+            0 => (Ask::Good, FORWARD_PHASES, LIVE),
+            1 => (Ask::Bad, BACK_PHASES, BACK),
+            _ => (Ask::Rollback, FORWARD_PHASES, LIVE),
+        };
+        let mut deaths: Vec<(usize, Death)> = (0..2 + random.below(2))
+            .filter_map(|_| {
+                let at = random.below(phases.len());
+                let &(phase, lasts_ms) = phases.get(at)?;
+                let who = if random.below(2) == 0 {
+                    Who::Agent
+                } else {
+                    Who::All
+                };
+                let after = within(lasts_ms, &mut random);
+                Some((at, Death { phase, after, who }))
+            })
+            .collect();
+        deaths.sort_by_key(|(at, _)| *at);
+        let deaths: Vec<Death> = deaths.into_iter().map(|(_, death)| death).collect();
+        let names: Vec<String> = deaths.iter().map(ToString::to_string).collect();
+        cases.push(Case::new(
+            format!("{number} {ask:?}: {}", names.join(", ")),
+            move |stage| die(stage, ask, &deaths, allowed),
+        ));
+    }
+    on_stages(options, "kill-again", cases, tally)
+}
+
+fn who_may_die(phase: PhaseName) -> &'static [Who] {
+    if matches!(phase, PhaseName::Restarting | PhaseName::RestartingOld) {
+        &[Who::Agent, Who::All, Who::Compose]
+    } else {
+        &[Who::Agent, Who::All]
+    }
+}
+
+fn within(lasts_ms: u16, random: &mut Random) -> Duration {
+    let ms = random.below(usize::from(lasts_ms));
+    Duration::from_millis(u64::try_from(ms).unwrap_or_default())
+}
+
+fn die(stage: &mut Stage, ask: Ask, deaths: &[Death], allowed: &[Ending]) -> Result<Came> {
+    let asked = stage.ask(ask)?;
+    let answer = stage.send(&asked)?;
+    ensure!(answer.status == 202, "{answer:?}");
+    let mut died = 0;
+    let mut compose_died = false;
+    for death in deaths {
+        if !reached(stage, &asked.id, death.phase)? {
+            break;
+        }
+        // Not to wait for anything: the moment is what is tried.
+        thread::sleep(death.after);
+        match death.who {
+            Who::Agent => stage.agent.kill9()?,
+            Who::All => stage.agent.kill9_all()?,
+            Who::Compose => {
+                let children = descendants(stage.agent.pid()?)?;
+                if children.is_empty() {
+                    continue;
+                }
+                for child in children {
+                    // It may have ended meanwhile.
+                    drop(signal_process(child, Signal::KILL));
+                }
+                compose_died = true;
+                died += 1;
+                continue;
+            }
+        }
+        died += 1;
+        stage.agent.resume()?;
+    }
+    // The agent sees that Compose failed, and takes that for what it is: a reason to go back.
+    let allowed = if compose_died {
+        super::judge::WHOLE
+    } else {
+        allowed
+    };
+    let mut broken = judge(stage, &asked, allowed)?;
+    if died == 0 {
+        return Ok(if broken.is_empty() {
+            Came::NotReached
+        } else {
+            Came::Tried(broken)
+        });
+    }
+    broken.extend(takes_the_next(stage, &asked)?);
+    Ok(Came::Tried(broken))
+}
+
+/// Waits until the agent's log says that the phase began; false when the deployment ended before. The log, because a
+/// question by the API would be a write to the journal.
+pub(super) fn reached(stage: &mut Stage, id: &str, phase: PhaseName) -> Result<bool> {
+    let said = format!("phase=\"{}\"", phase.as_str());
+    until(&format!("{id} is {}", phase.as_str()), PHASE_DEADLINE, || {
+        let log = stage.agent.log();
+        let mine = || log.lines().filter(|line| line.contains(id));
+        if phase == PhaseName::Accepted && mine().next().is_some() || mine().any(|line| line.contains(&said))
+        {
+            return Ok(Some(true));
+        }
+        let is_over = has_ended(&log, id) || stage.agent.exited()?.is_some();
+        Ok(is_over.then_some(false))
+    })
+}
+
+/// Whether the log says that the deployment ended.
+pub(super) fn has_ended(log: &str, id: &str) -> bool {
+    log.lines().any(|line| {
+        line.contains(id) && (line.contains("deployment ended") || line.contains("deployment is stuck"))
+    })
+}

@@ -1,0 +1,162 @@
+//! Breaking system calls of a running agent with `strace`: an error or a kill in place of the Nth call.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+
+use crate::agent::{Agent, signal_process};
+use crate::images::unique;
+use crate::until::until;
+
+const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Which calls are looked at, where, and what becomes of them.
+#[derive(Debug, Clone)]
+pub struct Tracing {
+    /// Names of system calls.
+    pub calls: Vec<&'static str>,
+    /// Only calls that have to do with one of these paths.
+    pub paths: Vec<PathBuf>,
+    /// What strace's `inject` takes behind the name of the call: `error=EIO:when=3`. Nothing is only counted.
+    pub inject: Option<(&'static str, String)>,
+}
+
+impl Tracing {
+    fn arguments(&self, log: &Path) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["-f".into(), "-o".into(), log.into()];
+        for path in &self.paths {
+            words.extend(["-P".into(), path.into()]);
+        }
+        words.extend(["-e".into(), format!("trace={}", self.calls.join(",")).into()]);
+        if let Some((call, what)) = &self.inject {
+            words.extend(["-e".into(), format!("inject={call}:{what}").into()]);
+        }
+        words
+    }
+
+    /// The start of a command line that runs a program so, and its log.
+    pub fn wrapper(&self, dir: &Path) -> (Vec<OsString>, Log) {
+        let log = dir.join(unique("strace"));
+        let mut words: Vec<OsString> = vec!["strace".into()];
+        words.extend(self.arguments(&log));
+        (words, Log(log))
+    }
+
+    /// Attaches to the agent as it runs; returns when every call from now on is counted.
+    pub fn attach(&self, agent: &Agent) -> Result<Strace> {
+        let log = agent.folder().join(unique("strace"));
+        let said = log.with_extension("said");
+        let child = Command::new("strace")
+            .args(self.arguments(&log))
+            .args(["-p", &agent.pid()?.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&said)?)
+            .spawn()
+            .context("failed to start strace")?;
+        let strace = Strace { child, log: Log(log) };
+        until("strace is attached", ATTACH_DEADLINE, || {
+            Ok(fs::read_to_string(&said)?.contains(" attached").then_some(()))
+        })
+        .with_context(|| fs::read_to_string(&said).unwrap_or_default())?;
+        Ok(strace)
+    }
+}
+
+/// A running strace; it lets go on drop.
+#[derive(Debug)]
+pub struct Strace {
+    child: Child,
+    /// What it saw.
+    pub log: Log,
+}
+
+impl Strace {
+    /// Lets go of the agent; returns what was seen.
+    pub fn detach(mut self) -> Result<Vec<Seen>> {
+        self.end();
+        self.log.read()
+    }
+
+    fn end(&mut self) {
+        // It ended by itself if the agent did.
+        drop(signal_process(self.child.id(), Signal::INT));
+        drop(self.child.wait());
+    }
+}
+
+impl Drop for Strace {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What strace writes.
+#[derive(Debug, Clone)]
+pub struct Log(PathBuf);
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The thread.
+    pub thread: String,
+    /// Its name.
+    pub call: String,
+    /// The whole line.
+    pub line: String,
+    /// Whether it was broken.
+    pub is_injected: bool,
+}
+
+impl Log {
+    /// Every call that was begun.
+    pub fn read(&self) -> Result<Vec<Seen>> {
+        let text = fs::read_to_string(&self.0)?;
+        let mut seen: Vec<Seen> = Vec::new();
+        for line in text.lines() {
+            let is_injected = line.contains("(INJECTED)");
+            let Some((thread, rest)) = line.split_once(' ') else {
+                continue;
+            };
+            let rest = rest.trim_start();
+            // `<... fsync resumed>` ends the thread's call that was begun earlier.
+            if rest.starts_with("<...") {
+                let begun = seen.iter_mut().rev().find(|one| one.thread == thread);
+                if let Some(begun) = begun {
+                    begun.is_injected |= is_injected;
+                }
+                continue;
+            }
+            let Some((call, _)) = rest.split_once('(') else {
+                continue;
+            };
+            seen.push(Seen {
+                thread: thread.to_owned(),
+                call: call.to_owned(),
+                line: line.to_owned(),
+                is_injected,
+            });
+        }
+        Ok(seen)
+    }
+}
+
+/// How often each call was made by the thread that made it most: strace counts each thread by itself.
+pub fn most_by_thread(seen: &[Seen]) -> BTreeMap<String, usize> {
+    let mut by_thread: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for one in seen {
+        *by_thread.entry((&one.call, &one.thread)).or_default() += 1;
+    }
+    let mut most = BTreeMap::new();
+    for ((call, _), count) in by_thread {
+        let largest = most.entry(call.to_owned()).or_insert(0);
+        *largest = count.max(*largest);
+    }
+    most
+}
