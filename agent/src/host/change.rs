@@ -9,8 +9,10 @@ use deploy_proto::problem::{Code, Problem};
 
 use super::compose::{self, Model};
 use super::files::{self, FilesError};
+use super::restart::{BACK_PAUSE, may_pass};
 use super::{DockerHost, Read};
 use crate::config::Project;
+use crate::deploy::deadlines::BACK_ATTEMPTS;
 use crate::deploy::phase::Failure;
 use crate::deploy::plan::{FileEdit, Plan};
 use crate::deploy::port::{EditFailure, Summary};
@@ -115,7 +117,27 @@ impl DockerHost {
 
     /// Puts the previous images back into the files: the same bytes as before, or, in a file that a person edited
     /// meanwhile, the image references only.
+    ///
+    /// Tried several times: a disk that fails once must not be what leaves a project `stuck`.
     pub(super) async fn restore_files(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
+        let mut attempt = 1;
+        loop {
+            match self.restore_once(project, plan).await {
+                Err(problem) if attempt < BACK_ATTEMPTS && may_pass(&problem) => {
+                    tracing::warn!(
+                        attempt,
+                        problem = problem.detail,
+                        "the files are not restored yet"
+                    );
+                    tokio::time::sleep(BACK_PAUSE).await;
+                    attempt += 1;
+                }
+                done => return done.map_err(Failure::from),
+            }
+        }
+    }
+
+    async fn restore_once(&self, project: &Project, plan: &Plan) -> Result<Summary, Problem> {
         let mut foreign = Vec::new();
         remove_leftovers(plan).await;
         for edit in &plan.edits {

@@ -29,6 +29,8 @@ const GRACE_UNKNOWN: Duration = Duration::from_mins(5);
 const ENGINE_PATIENCE_FORWARD: Duration = Duration::from_secs(30);
 /// The same on the way back, where giving up means that a person is needed.
 const ENGINE_PATIENCE_BACK: Duration = Duration::from_mins(3);
+/// Before a step of the way back is tried again: what failed has to pass first.
+pub(super) const BACK_PAUSE: Duration = Duration::from_secs(1);
 /// The first and the longest pause between two questions whether the Engine is there.
 const PING_PAUSE: Duration = Duration::from_millis(100);
 const PING_PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -186,7 +188,7 @@ impl DockerHost {
         }
     }
 
-    /// Performs a step of the way back, and again when the Engine was away meanwhile.
+    /// Performs a step of the way back, and again when the Engine was away meanwhile or a file could not be read.
     pub(super) async fn while_engine_is_away<F>(&self, step: impl Fn() -> F) -> Result<Summary, Failure>
     where
         F: Future<Output = Result<Summary, Failure>>,
@@ -199,15 +201,16 @@ impl DockerHost {
                 Err(failure) => failure,
             };
             // Compose has many ways to say that the Engine went away under it.
-            let was_away = failure.problem.code == Code::Engine || self.ping().await.is_err();
-            if attempt == BACK_ATTEMPTS || !was_away {
+            let passes = may_pass(&failure.problem) || self.ping().await.is_err();
+            if attempt == BACK_ATTEMPTS || !passes {
                 return Err(failure);
             }
             tracing::warn!(
                 attempt,
                 problem = failure.problem.detail,
-                "the Engine was away on the way back"
+                "a step of the way back is tried again"
             );
+            tokio::time::sleep(BACK_PAUSE).await;
             attempt += 1;
         }
     }
@@ -297,6 +300,15 @@ impl DockerHost {
             Err(error) => Err(self.sickness(project, error).await),
         }
     }
+}
+
+/// Whether a step of the way back may go well when it is tried again: the Engine comes back, a file can be read or
+/// written a moment later. A sick service is sick.
+pub(super) fn may_pass(problem: &Problem) -> bool {
+    matches!(
+        problem.code,
+        Code::Engine | Code::Internal | Code::HostUnfit | Code::ComposeFile
+    )
 }
 
 /// Which containers `docker compose up` replaces.

@@ -21,13 +21,14 @@ use crate::until::until;
 pub const STATE: Group = Group {
     name: "full-state",
     about: "no space left where the journal is, from a phase on",
-    run: |options, tally| run("full-state", on_state, options, tally),
+    run: |options, tally| run("full-state", on_state, |_| false, options, tally),
 };
 /// The project's folder.
 pub const PROJECT: Group = Group {
     name: "full-project",
     about: "no space left where the Compose file is, from a phase on",
-    run: |options, tally| run("full-project", on_project, options, tally),
+    // The old bytes need room beside the new ones, and there is none until a person makes some.
+    run: |options, tally| run("full-project", on_project, is_before_restoring, options, tally),
 };
 
 const SIZE: &str = "size=12m";
@@ -134,6 +135,7 @@ fn on_state(images: &Images) -> Result<Stage> {
 fn run(
     name: &'static str,
     make: fn(&Images) -> Result<Stage>,
+    may_be_stuck: fn(PhaseName) -> bool,
     options: &Options,
     tally: &Tally,
 ) -> Result<()> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use deploy_proto::event::{Ending, PhaseName};
 
 use super::judge::{ANY, BACK, LIVE, WHOLE, judge, judge_unsure, takes_the_next};
@@ -140,8 +140,9 @@ fn counted(calls: &[&'static str]) -> Result<Vec<(Ask, BTreeMap<String, usize>)>
             paths: stage.paths(),
             inject: None,
         };
-        let strace = tracing.attach(&stage.agent)?;
         let asked = stage.ask(ask)?;
+        stage.fresh_agent()?;
+        let strace = tracing.attach(&stage.agent)?;
         stage.send(&asked)?;
         until("the deployment ends", DEADLINE, || {
             Ok(has_ended(&stage.agent.log(), &asked.id).then_some(()))
@@ -161,6 +162,7 @@ fn break_once(stage: &mut Stage, ask: Ask, inject: &(&'static str, String)) -> R
         paths: stage.paths(),
         inject: Some(inject.clone()),
     };
+    stage.fresh_agent()?;
     let strace = tracing.attach(&stage.agent)?;
     // The agent may be gone before it answers; what it did is asked later.
     let answer = stage.send(&asked).ok();
@@ -350,6 +352,7 @@ fn never_flushed(stage: &mut Stage, ask: Ask, name: &str) -> Result<Came> {
         inject: Some(("fsync", "error=EIO".to_owned())),
     };
     let asked = stage.ask(ask)?;
+    stage.fresh_agent()?;
     let strace = tracing.attach(&stage.agent)?;
     let answer = stage.send(&asked)?;
     ensure!(answer.status == 202, "{answer:?}");
@@ -384,16 +387,6 @@ fn never_flushed(stage: &mut Stage, ask: Ask, name: &str) -> Result<Came> {
     }
     stage.agent.resume()?;
     broken.extend(judge(stage, &asked, ANY)?);
-    let view = stage.knows(&asked.id)?.context("it is gone")?;
-    if view
-        .outcome
-        .is_some_and(|outcome| outcome.result == Ending::Stuck)
-    {
-        // A person's work, with a disk that works again: the next push is it.
-        stage.version = asked.before;
-        broken.extend(stage.deploys_again()?);
-    } else {
-        broken.extend(takes_the_next(stage, &asked)?);
-    }
+    broken.extend(takes_the_next(stage, &asked)?);
     Ok(Came::Tried(broken))
 }

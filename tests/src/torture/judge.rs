@@ -174,8 +174,9 @@ fn says(stage: &Stage, version: Version, status: &ProjectStatus) -> Result<Vec<S
     Ok(broken)
 }
 
-/// What is promised of the worst end: it is said, and no file is between the old bytes and the new ones.
-fn stuck(stage: &Stage, asked: &Asked) -> Result<Vec<String>> {
+/// What is promised of the worst end: it is said, no file is between the old bytes and the new ones, and once the disk
+/// works again a push is all that is needed.
+fn stuck(stage: &mut Stage, asked: &Asked) -> Result<Vec<String>> {
     let mut broken = Vec::new();
     let sides = [stage.files_of(asked.before)?, stage.files_of(asked.target)?];
     for (at, now) in stage.files()?.iter().enumerate() {
@@ -188,6 +189,8 @@ fn stuck(stage: &Stage, asked: &Asked) -> Result<Vec<String>> {
         broken.push(format!("stuck, and status says {status:?}"));
     }
     broken.extend(database(&stage.agent.state_dir().join("history.db"))?);
+    stage.version = asked.before;
+    broken.extend(stage.deploys_again()?);
     Ok(broken)
 }
 

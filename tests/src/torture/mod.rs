@@ -14,6 +14,7 @@ pub mod strace;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 
@@ -221,6 +222,7 @@ fn on_stages_made(
                 Some(stage) => stage,
                 None => make(&images)?,
             };
+            let began = Instant::now();
             let came = (case.run)(&mut on).with_context(|| {
                 let log = on.last_log();
                 format!("{group}: {}\n{log}", case.name)
@@ -231,7 +233,10 @@ fn on_stages_made(
                 Err(error) => Came::Tried(vec![format!("{error:#}")]),
             };
             let is_well = came != Came::NotReached && came == Came::Tried(Vec::new());
-            tally.add(&case.name, &came);
+            tally.add(
+                &format!("{} ({} ms)", case.name, began.elapsed().as_millis()),
+                &came,
+            );
             if is_well || came == Came::NotReached {
                 stage = Some(on);
             }

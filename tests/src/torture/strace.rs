@@ -29,7 +29,7 @@ pub struct Tracing {
 
 impl Tracing {
     fn arguments(&self, log: &Path) -> Vec<OsString> {
-        let mut words: Vec<OsString> = vec!["-f".into(), "-o".into(), log.into()];
+        let mut words: Vec<OsString> = vec!["-o".into(), log.into()];
         for path in &self.paths {
             words.extend(["-P".into(), path.into()]);
         }
@@ -43,18 +43,24 @@ impl Tracing {
     /// The start of a command line that runs a program so, and its log.
     pub fn wrapper(&self, dir: &Path) -> (Vec<OsString>, Log) {
         let log = dir.join(unique("strace"));
-        let mut words: Vec<OsString> = vec!["strace".into()];
+        // The filter in the kernel makes everything else as fast as ever; it needs `-f`, and cannot be attached.
+        let mut words: Vec<OsString> = ["strace", "-f", "--seccomp-bpf"].map(OsString::from).to_vec();
         words.extend(self.arguments(&log));
         (words, Log(log))
     }
 
-    /// Attaches to the agent as it runs; returns when every call from now on is counted.
+    /// Attaches to the threads that the agent has; returns when every call of theirs from now on is counted. What it
+    /// starts is not looked at, or `docker compose` would take several times as long.
     pub fn attach(&self, agent: &Agent) -> Result<Strace> {
+        let mut threads = Vec::new();
+        for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()?))? {
+            threads.extend(["-p".into(), thread?.file_name()]);
+        }
         let log = agent.folder().join(unique("strace"));
         let said = log.with_extension("said");
         let child = Command::new("strace")
             .args(self.arguments(&log))
-            .args(["-p", &agent.pid()?.to_string()])
+            .args(&threads)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&said)?)
@@ -62,7 +68,8 @@ impl Tracing {
             .context("failed to start strace")?;
         let strace = Strace { child, log: Log(log) };
         until("strace is attached", ATTACH_DEADLINE, || {
-            Ok(fs::read_to_string(&said)?.contains(" attached").then_some(()))
+            let attached = fs::read_to_string(&said)?.matches(" attached").count();
+            Ok((attached == threads.len() / 2).then_some(()))
         })
         .with_context(|| fs::read_to_string(&said).unwrap_or_default())?;
         Ok(strace)
