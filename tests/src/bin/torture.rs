@@ -61,9 +61,10 @@ fn torture() -> Result<usize> {
             println!("  VIOLATION {}: {violation}", group.name);
         }
         println!(
-            "{:<15} {:>5} cases  {:>3} violations  {:>4} not reached  {:>5} s  {}",
+            "{:<15} {:>5} of {:>4} cases  {:>3} violations  {:>4} not reached  {:>5} s  {}",
             group.name,
             tally.tried(),
+            tally.of(),
             broken.len(),
             tally.not_reached(),
             group_began.elapsed().as_secs(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use deploy_proto::event::{Ending, PhaseName};
 
-use super::judge::{WHOLE, judge_unsure, takes_the_next};
+use super::judge::{ANY, BACK, WHOLE, judge_unsure, takes_the_next};
 use super::kill::{has_ended, reached};
 use super::stage::{Ask, Images, Stage, project_paths};
 use super::{Came, Case, Group, Options, Tally, on_stages_made};
@@ -146,14 +146,19 @@ fn run(
         .chain(BACK_FROM.map(|from| (Ask::Bad, from)))
         .map(|(ask, from)| {
             let when = from.map_or("before it is asked for", PhaseName::as_str);
+            let allowed = match ask {
+                Ask::Good | Ask::Rollback => WHOLE,
+                Ask::Bad if from.is_some_and(may_be_stuck) => ANY,
+                Ask::Bad => BACK,
+            };
             Case::new(format!("{ask:?}: full from {when}"), move |stage| {
-                full(stage, ask, from)
+                full(stage, ask, from, allowed)
             })
         });
     on_stages_made(options, name, cases.collect(), tally, make)
 }
 
-fn full(stage: &mut Stage, ask: Ask, from: Option<PhaseName>) -> Result<Came> {
+fn full(stage: &mut Stage, ask: Ask, from: Option<PhaseName>, allowed: &[Ending]) -> Result<Came> {
     let asked = stage.ask(ask)?;
     if from.is_none() {
         disk(stage)?.fill()?;
@@ -183,14 +188,16 @@ fn full(stage: &mut Stage, ask: Ask, from: Option<PhaseName>) -> Result<Came> {
     }
     disk(stage)?.free()?;
     stage.restart()?;
-    let allowed: &[Ending] = if ask == Ask::Bad {
-        &[Ending::RolledBack, Ending::Refused]
-    } else {
-        WHOLE
-    };
     broken.extend(judge_unsure(stage, &asked, allowed)?);
     broken.extend(takes_the_next(stage, &asked)?);
     Ok(Came::Tried(broken))
+}
+
+fn is_before_restoring(phase: PhaseName) -> bool {
+    matches!(
+        phase,
+        PhaseName::Restarting | PhaseName::Watching | PhaseName::Restoring
+    )
 }
 
 fn disk(stage: &Stage) -> Result<&Disk> {

@@ -144,6 +144,7 @@ pub struct Tally {
 
 #[derive(Debug, Default)]
 struct Counts {
+    of: usize,
     tried: usize,
     not_reached: usize,
     violations: Vec<String>,
@@ -182,6 +183,11 @@ impl Tally {
         }
     }
 
+    /// How many cases the groups have, drawn or not.
+    pub fn of(&self) -> usize {
+        self.counts().of
+    }
+
     /// How many cases were tried.
     pub fn tried(&self) -> usize {
         self.counts().tried
@@ -212,6 +218,7 @@ fn on_stages_made(
 ) -> Result<()> {
     let registry = Registry::start()?;
     let images = Images::push(&registry)?;
+    tally.counts().of += cases.len();
     let drawn = options.drawn(cases, &mut options.random(group));
     let queue = Mutex::new(drawn);
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();

@@ -94,7 +94,11 @@ impl Strace {
     fn end(&mut self) {
         // It ended by itself if the agent did.
         drop(signal_process(self.child.id(), Signal::INT));
-        drop(self.child.wait());
+        let ended = until("strace lets go", ATTACH_DEADLINE, || Ok(self.child.try_wait()?));
+        if ended.is_err() {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
     }
 }
 
