@@ -1,5 +1,5 @@
 # Everything here is complete on a bare Debian 12 machine with Rust: what is missing is installed by tests/setup.sh.
-.PHONY: demo test bench soak build
+.PHONY: demo test bench soak torture build
 
 # The main job on real containers, in under two minutes once built.
 demo:
@@ -23,6 +23,12 @@ soak:
 	@./tests/setup.sh
 	@./tests/sweep.sh
 	@cargo run --quiet --package deploy-tests --bin soak
+
+# Kills the agent and breaks its disk in every way and everywhere; `make torture ARGS="--only kill-back --seed 7"`.
+torture:
+	@./tests/setup.sh
+	@./tests/sweep.sh
+	@cargo run --quiet --package deploy-tests --bin torture -- $(ARGS)
 
 build:
 	cargo build --release --package deploy-agent --package deployctl

@@ -303,11 +303,11 @@ impl DockerHost {
 }
 
 /// Whether a step of the way back may go well when it is tried again: the Engine comes back, a file can be read or
-/// written a moment later. A sick service is sick.
+/// written a moment later, a `docker compose` that something killed is not killed twice. A sick service is sick.
 pub(super) fn may_pass(problem: &Problem) -> bool {
     matches!(
         problem.code,
-        Code::Engine | Code::Internal | Code::HostUnfit | Code::ComposeFile
+        Code::Engine | Code::Internal | Code::HostUnfit | Code::ComposeFile | Code::RestartFailed
     )
 }
 

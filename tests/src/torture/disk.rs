@@ -11,7 +11,7 @@ use deploy_proto::event::{Ending, PhaseName};
 use super::judge::{ANY, BACK, WHOLE, judge_unsure, takes_the_next};
 use super::kill::{has_ended, reached};
 use super::stage::{Ask, Images, Stage, project_paths};
-use super::{Came, Case, Group, Options, Tally, on_stages_made};
+use super::{Came, Case, Ground, Group, Options, Tally, on_stages};
 use crate::command::Run;
 use crate::images::temporary_dir;
 use crate::project::Project;
@@ -155,7 +155,7 @@ fn run(
                 full(stage, ask, from, allowed)
             })
         });
-    on_stages_made(options, name, cases.collect(), tally, make)
+    on_stages(options, name, Ground::new(make)?, cases.collect(), tally)
 }
 
 fn full(stage: &mut Stage, ask: Ask, from: Option<PhaseName>, allowed: &[Ending]) -> Result<Came> {

@@ -9,10 +9,9 @@ use deploy_proto::event::{Ending, PhaseName};
 
 use super::judge::{ANY, BACK, LIVE, WHOLE, judge, judge_unsure, takes_the_next};
 use super::kill::{has_ended, reached};
-use super::stage::{Ask, Asked, Images, Stage};
+use super::stage::{Ask, Asked, Stage};
 use super::strace::{Seen, Strace, Tracing, most_by_thread};
-use super::{Came, Case, Group, Options, Tally, on_stages};
-use crate::images::Registry;
+use super::{Came, Case, Ground, Group, Options, Tally, on_stages};
 use crate::until::until;
 
 /// Flushes.
@@ -108,7 +107,10 @@ fn once(
     options: &Options,
     tally: &Tally,
 ) -> Result<()> {
-    let counted = counted(calls)?;
+    let mut ground = Ground::new(Stage::start)?;
+    let mut stage = ground.stage()?;
+    let counted = counted(&mut stage, calls)?;
+    ground.ready.push(stage);
     let mut cases = Vec::new();
     for (ask, counts) in counted {
         for (call, most) in counts {
@@ -126,13 +128,11 @@ fn once(
             }
         }
     }
-    on_stages(options, name, cases, tally)
+    on_stages(options, name, ground, cases, tally)
 }
 
 /// How often each call is made in each kind of deployment, at most, by one thread.
-fn counted(calls: &[&'static str]) -> Result<Vec<(Ask, BTreeMap<String, usize>)>> {
-    let registry = Registry::start()?;
-    let mut stage = Stage::start(&Images::push(&registry)?)?;
+fn counted(stage: &mut Stage, calls: &[&'static str]) -> Result<Vec<(Ask, BTreeMap<String, usize>)>> {
     let mut counted = Vec::new();
     for (ask, allowed) in [(Ask::Good, LIVE), (Ask::Bad, BACK), (Ask::Rollback, LIVE)] {
         let tracing = Tracing {
@@ -148,7 +148,7 @@ fn counted(calls: &[&'static str]) -> Result<Vec<(Ask, BTreeMap<String, usize>)>
             Ok(has_ended(&stage.agent.log(), &asked.id).then_some(()))
         })?;
         let seen = strace.detach()?;
-        let broken = judge(&mut stage, &asked, allowed)?;
+        let broken = judge(stage, &asked, allowed)?;
         ensure!(broken.is_empty(), "while only counting: {broken:?}");
         counted.push((ask, most_by_thread(&seen)));
     }
@@ -247,9 +247,9 @@ fn injected(
 /// A deployment is cut off, and the start that goes on with it is broken.
 fn at_start(options: &Options, tally: &Tally) -> Result<()> {
     let calls = [SYNCS, WRITES, &["openat", "unlink"]].concat();
+    let mut ground = Ground::new(Stage::start)?;
     let counts = {
-        let registry = Registry::start()?;
-        let mut stage = Stage::start(&Images::push(&registry)?)?;
+        let mut stage = ground.stage()?;
         let asked = cut_off(&mut stage)?;
         let (wrapper, log) = tracing(&stage, &calls, None).wrapper(stage.agent.folder());
         stage.agent.resume_under(&wrapper)?;
@@ -257,6 +257,10 @@ fn at_start(options: &Options, tally: &Tally) -> Result<()> {
             Ok(has_ended(&stage.agent.log(), &asked.id).then_some(()))
         })?;
         stage.agent.kill9_all()?;
+        stage.agent.resume()?;
+        let broken = judge(&mut stage, &asked, LIVE)?;
+        ensure!(broken.is_empty(), "while only counting: {broken:?}");
+        ground.ready.push(stage);
         most_by_thread(&log.read()?)
     };
     let mut cases = Vec::new();
@@ -273,7 +277,7 @@ fn at_start(options: &Options, tally: &Tally) -> Result<()> {
             }
         }
     }
-    on_stages(options, "fault-start", cases, tally)
+    on_stages(options, "fault-start", ground, cases, tally)
 }
 
 fn tracing(stage: &Stage, calls: &[&'static str], inject: Option<(&'static str, String)>) -> Tracing {
@@ -342,7 +346,13 @@ fn for_ever(options: &Options, tally: &Tally) -> Result<()> {
             }));
         }
     }
-    on_stages(options, "fault-for-ever", cases, tally)
+    on_stages(
+        options,
+        "fault-for-ever",
+        Ground::new(Stage::start)?,
+        cases,
+        tally,
+    )
 }
 
 fn never_flushed(stage: &mut Stage, ask: Ask, name: &str) -> Result<Came> {

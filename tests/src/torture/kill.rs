@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::judge::{BACK, LIVE, judge, takes_the_next};
 use super::stage::{Ask, Stage};
-use super::{Came, Case, Group, Options, Random, Tally, on_stages};
+use super::{Came, Case, Ground, Group, Options, Random, Tally, on_stages};
 use crate::agent::{descendants, signal_process};
 use crate::until::until;
 
@@ -126,7 +126,7 @@ fn run(
             }
         }
     }
-    on_stages(options, name, cases, tally)
+    on_stages(options, name, Ground::new(Stage::start)?, cases, tally)
 }
 
 fn again(options: &Options, tally: &Tally) -> Result<()> {
@@ -159,7 +159,7 @@ fn again(options: &Options, tally: &Tally) -> Result<()> {
             move |stage| die(stage, ask, &deaths, allowed),
         ));
     }
-    on_stages(options, "kill-again", cases, tally)
+    on_stages(options, "kill-again", Ground::new(Stage::start)?, cases, tally)
 }
 
 fn who_may_die(phase: PhaseName) -> &'static [Who] {

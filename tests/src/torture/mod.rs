@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 
 use crate::images::Registry;
 use stage::{Images, Stage};
@@ -204,57 +204,72 @@ impl Tally {
     }
 }
 
-/// Tries cases on several stages side by side. A stage on which a promise was broken is left, for a new one.
-fn on_stages(options: &Options, group: &str, cases: Vec<Case>, tally: &Tally) -> Result<()> {
-    on_stages_made(options, group, cases, tally, Stage::start)
+/// Where cases are tried: the images, how a stage is made of them, and those that are there already.
+struct Ground {
+    images: Images,
+    make: fn(&Images) -> Result<Stage>,
+    ready: Vec<Stage>,
 }
 
-fn on_stages_made(
+impl Ground {
+    fn new(make: fn(&Images) -> Result<Stage>) -> Result<Self> {
+        Ok(Self {
+            images: Images::push(&Registry::start()?)?,
+            make,
+            ready: Vec::new(),
+        })
+    }
+
+    fn stage(&mut self) -> Result<Stage> {
+        match self.ready.pop() {
+            Some(stage) => Ok(stage),
+            None => (self.make)(&self.images),
+        }
+    }
+}
+
+/// Tries cases on several stages side by side. A stage on which a promise was broken is left, for a new one.
+fn on_stages(
     options: &Options,
     group: &str,
+    mut ground: Ground,
     cases: Vec<Case>,
     tally: &Tally,
-    make: fn(&Images) -> Result<Stage>,
 ) -> Result<()> {
-    let registry = Registry::start()?;
-    let images = Images::push(&registry)?;
     tally.counts().of += cases.len();
+    let mut ready = std::mem::take(&mut ground.ready);
     let drawn = options.drawn(cases, &mut options.random(group));
     let queue = Mutex::new(drawn);
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let work = || -> Result<()> {
-        let mut stage: Option<Stage> = None;
+    let work = |ready: Option<Stage>| -> Result<()> {
+        let mut free = ready;
         while let Some(case) = next() {
-            let mut on = match stage.take() {
+            let mut stage = match free.take() {
                 Some(stage) => stage,
-                None => make(&images)?,
+                None => (ground.make)(&ground.images)?,
             };
             let began = Instant::now();
-            let came = (case.run)(&mut on).with_context(|| {
-                let log = on.last_log();
-                format!("{group}: {}\n{log}", case.name)
-            });
-            let came = match came {
-                Ok(came) => came,
-                // What cannot be finished is no success: the agent may be the one that hangs.
-                Err(error) => Came::Tried(vec![format!("{error:#}")]),
-            };
-            let is_well = came != Came::NotReached && came == Came::Tried(Vec::new());
-            tally.add(
-                &format!("{} ({} ms)", case.name, began.elapsed().as_millis()),
-                &came,
-            );
-            if is_well || came == Came::NotReached {
-                stage = Some(on);
+            let came = (case.run)(&mut stage);
+            // What cannot be finished is no success: the agent may be the one that hangs.
+            let came =
+                came.unwrap_or_else(|error| Came::Tried(vec![format!("{error:#}\n{}", stage.last_log())]));
+            let name = format!("{} ({} ms)", case.name, began.elapsed().as_millis());
+            tally.add(&name, &came);
+            if came == Came::NotReached || came == Came::Tried(Vec::new()) {
+                free = Some(stage);
             }
         }
         Ok(())
     };
     thread::scope(|scope| {
-        let working: Vec<_> = (0..options.workers.max(1)).map(|_| scope.spawn(work)).collect();
+        let working: Vec<_> = (0..options.workers.max(1))
+            .map(|_| {
+                let (ready, work) = (ready.pop(), &work);
+                scope.spawn(move || work(ready))
+            })
+            .collect();
         working
             .into_iter()
-            .map(|one| one.join().map_err(|_| anyhow!("a worker panicked"))?)
-            .collect()
+            .try_for_each(|one| one.join().map_err(|_| anyhow!("a worker panicked"))?)
     })
 }
