@@ -1,7 +1,6 @@
 //! Every write, flush, rename, unlink, open and truncation that the agent makes in its state and in the project's folder
 //! fails once, or is where the agent is killed.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -10,7 +9,7 @@ use deploy_proto::event::{Ending, PhaseName};
 use super::judge::{ANY, BACK, LIVE, WHOLE, judge, judge_unsure, takes_the_next};
 use super::kill::{has_ended, reached};
 use super::stage::{Ask, Asked, Stage};
-use super::strace::{Seen, Strace, Tracing, most_by_thread};
+use super::strace::{Counts, Seen, Strace, Threads, Tracing, counts_by_thread};
 use super::{Came, Case, Ground, Group, Options, Tally, on_stages};
 use crate::until::until;
 
@@ -98,6 +97,56 @@ const NAMES: &[&str] = &[
 const DEADLINE: Duration = Duration::from_secs(60);
 /// More starts than a deployment has attempts, forward and back.
 const STARTS_MAX: usize = 20;
+/// Several times the commits after which the log is as long as it may become.
+const REQUESTS_MAX: usize = 3000;
+
+/// A call that is broken: the Nth of its name in one of the agent's threads.
+#[derive(Debug, Clone)]
+struct Fault {
+    call: &'static str,
+    /// `error=EIO:when=3`.
+    what: String,
+    /// Which of the threads, in the order in which they were made.
+    thread: usize,
+}
+
+impl Fault {
+    /// Every way to break what was counted.
+    fn all(counts: &Counts, calls: &[&'static str], whats: &[&str]) -> Vec<Self> {
+        let mut all = Vec::new();
+        for ((name, thread), most) in counts {
+            let Some(&call) = calls.iter().find(|call| *call == name) else {
+                continue;
+            };
+            for what in whats {
+                all.extend((1..=*most).map(|at| Self {
+                    call,
+                    what: format!("{what}:when={at}"),
+                    thread: *thread,
+                }));
+            }
+        }
+        all
+    }
+
+    fn is_kill(&self) -> bool {
+        self.what.starts_with("signal")
+    }
+
+    fn tracing(&self, stage: &Stage) -> Tracing {
+        Tracing {
+            calls: vec![self.call],
+            paths: stage.paths(),
+            inject: Some((self.call, self.what.clone())),
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} in thread {}", self.call, self.what, self.thread)
+    }
+}
 
 /// Counts what a deployment calls, and then has each of these calls fail in a deployment of its own.
 fn once(
@@ -113,26 +162,17 @@ fn once(
     ground.ready.push(stage);
     let mut cases = Vec::new();
     for (ask, counts) in counted {
-        for (call, most) in counts {
-            let Some(&call) = calls.iter().find(|known| **known == call) else {
-                continue;
-            };
-            for fault in faults {
-                for at in 1..=most {
-                    let inject = (call, format!("{fault}:when={at}"));
-                    cases.push(Case::new(
-                        format!("{ask:?}: {call} #{at} {fault}"),
-                        move |stage| break_once(stage, ask, &inject),
-                    ));
-                }
-            }
-        }
+        cases.extend(Fault::all(&counts, calls, faults).into_iter().map(|fault| {
+            Case::new(format!("{ask:?}: {fault}"), move |stage| {
+                break_once(stage, ask, &fault)
+            })
+        }));
     }
     on_stages(options, name, ground, cases, tally)
 }
 
-/// How often each call is made in each kind of deployment, at most, by one thread.
-fn counted(stage: &mut Stage, calls: &[&'static str]) -> Result<Vec<(Ask, BTreeMap<String, usize>)>> {
+/// How often each call is made in each kind of deployment, by each thread.
+fn counted(stage: &mut Stage, calls: &[&'static str]) -> Result<Vec<(Ask, Counts)>> {
     let mut counted = Vec::new();
     for (ask, allowed) in [(Ask::Good, LIVE), (Ask::Bad, BACK), (Ask::Rollback, LIVE)] {
         let tracing = Tracing {
@@ -142,7 +182,7 @@ fn counted(stage: &mut Stage, calls: &[&'static str]) -> Result<Vec<(Ask, BTreeM
         };
         let asked = stage.ask(ask)?;
         stage.fresh_agent()?;
-        let strace = tracing.attach(&stage.agent)?;
+        let strace = tracing.attach(&stage.agent, Threads::All)?;
         stage.send(&asked)?;
         until("the deployment ends", DEADLINE, || {
             Ok(has_ended(&stage.agent.log(), &asked.id).then_some(()))
@@ -150,20 +190,17 @@ fn counted(stage: &mut Stage, calls: &[&'static str]) -> Result<Vec<(Ask, BTreeM
         let seen = strace.detach()?;
         let broken = judge(stage, &asked, allowed)?;
         ensure!(broken.is_empty(), "while only counting: {broken:?}");
-        counted.push((ask, most_by_thread(&seen)));
+        counted.push((ask, counts_by_thread(&seen)));
     }
     Ok(counted)
 }
 
-fn break_once(stage: &mut Stage, ask: Ask, inject: &(&'static str, String)) -> Result<Came> {
+fn break_once(stage: &mut Stage, ask: Ask, fault: &Fault) -> Result<Came> {
     let asked = stage.ask(ask)?;
-    let tracing = Tracing {
-        calls: vec![inject.0],
-        paths: stage.paths(),
-        inject: Some(inject.clone()),
-    };
     stage.fresh_agent()?;
-    let strace = tracing.attach(&stage.agent)?;
+    let strace = fault
+        .tracing(stage)
+        .attach(&stage.agent, Threads::Only(fault.thread))?;
     // The agent may be gone before it answers; what it did is asked later.
     let answer = stage.send(&asked).ok();
     let was_accepted = answer.as_ref().is_some_and(|answer| answer.status == 202);
@@ -172,12 +209,12 @@ fn break_once(stage: &mut Stage, ask: Ask, inject: &(&'static str, String)) -> R
         Ok((is_over || stage.agent.exited()?.is_some()).then_some(()))
     })?;
     let mut broken = Vec::new();
-    let seen = injected(stage, strace, inject, &mut broken)?;
+    let seen = injected(stage, strace, fault, &mut broken)?;
     stage.restart()?;
     if was_accepted && stage.knows(&asked.id)?.is_none() {
         broken.push("it was accepted, and the agent knows nothing of it".to_owned());
     }
-    let allowed = allowed(ask, inject);
+    let allowed = allowed(ask, fault);
     broken.extend(judge_unsure(stage, &asked, allowed)?);
     if seen.is_empty() && broken.is_empty() {
         return Ok(Came::NotReached);
@@ -193,26 +230,21 @@ fn break_once(stage: &mut Stage, ask: Ask, inject: &(&'static str, String)) -> R
 }
 
 /// A kill changes nothing about the end; an error may be a reason to refuse or to go back.
-fn allowed(ask: Ask, inject: &(&'static str, String)) -> &'static [Ending] {
+fn allowed(ask: Ask, fault: &Fault) -> &'static [Ending] {
     match ask {
-        Ask::Good | Ask::Rollback if inject.1.starts_with("signal") => LIVE,
+        Ask::Good | Ask::Rollback if fault.is_kill() => LIVE,
         Ask::Good | Ask::Rollback => WHOLE,
-        Ask::Bad if inject.1.starts_with("signal") => BACK,
+        Ask::Bad if fault.is_kill() => BACK,
         Ask::Bad => &[Ending::RolledBack, Ending::Refused],
     }
 }
 
 /// The calls that were broken. After a flush that failed the process must have ended by itself, with nothing asked again.
-fn injected(
-    stage: &mut Stage,
-    strace: Strace,
-    inject: &(&'static str, String),
-    broken: &mut Vec<String>,
-) -> Result<Vec<Seen>> {
+fn injected(stage: &mut Stage, strace: Strace, fault: &Fault, broken: &mut Vec<String>) -> Result<Vec<Seen>> {
     // The agent's threads end one after the other; strace knows of all of them.
     let ended = stage.agent.exited()?;
     let all = strace.detach()?;
-    if inject.1.starts_with("signal") {
+    if fault.is_kill() {
         let was_killed = ended.is_some_and(|status| status.code().is_none());
         return Ok(if was_killed {
             all.into_iter().rev().take(1).collect()
@@ -223,7 +255,7 @@ fn injected(
     let first = all.iter().position(|one| one.is_injected);
     let seen: Vec<Seen> = all.iter().filter(|one| one.is_injected).cloned().collect();
     if let Some(first) = first
-        && SYNCS.contains(&inject.0)
+        && SYNCS.contains(&fault.call)
     {
         let ended = until("the agent ends itself", Duration::from_secs(5), || {
             stage.agent.exited()
@@ -251,7 +283,12 @@ fn at_start(options: &Options, tally: &Tally) -> Result<()> {
     let counts = {
         let mut stage = ground.stage()?;
         let asked = cut_off(&mut stage)?;
-        let (wrapper, log) = tracing(&stage, &calls, None).wrapper(stage.agent.folder());
+        let tracing = Tracing {
+            calls: calls.clone(),
+            paths: stage.paths(),
+            inject: None,
+        };
+        let (wrapper, log) = tracing.wrapper(stage.agent.folder());
         stage.agent.resume_under(&wrapper)?;
         until("the deployment ends", DEADLINE, || {
             Ok(has_ended(&stage.agent.log(), &asked.id).then_some(()))
@@ -261,31 +298,20 @@ fn at_start(options: &Options, tally: &Tally) -> Result<()> {
         let broken = judge(&mut stage, &asked, LIVE)?;
         ensure!(broken.is_empty(), "while only counting: {broken:?}");
         ground.ready.push(stage);
-        most_by_thread(&log.read()?)
-    };
-    let mut cases = Vec::new();
-    for (call, most) in counts {
-        let Some(&call) = calls.iter().find(|known| **known == call) else {
-            continue;
-        };
-        for fault in ["error=EIO", "error=ENOSPC", "signal=KILL"] {
-            for at in 1..=most {
-                let inject = (call, format!("{fault}:when={at}"));
-                cases.push(Case::new(format!("{call} #{at} {fault}"), move |stage| {
-                    break_start(stage, &inject)
-                }));
-            }
+        // All threads are looked at in a start, so it is the same fault in each of them.
+        let mut most = Counts::new();
+        for ((call, _thread), count) in counts_by_thread(&log.read()?) {
+            let largest = most.entry((call, 0)).or_default();
+            *largest = count.max(*largest);
         }
-    }
+        most
+    };
+    let faults = ["error=EIO", "error=ENOSPC", "signal=KILL"];
+    let cases = Fault::all(&counts, &calls, &faults)
+        .into_iter()
+        .map(|fault| Case::new(fault.to_string(), move |stage| break_start(stage, &fault)));
+    let cases = cases.collect();
     on_stages(options, "fault-start", ground, cases, tally)
-}
-
-fn tracing(stage: &Stage, calls: &[&'static str], inject: Option<(&'static str, String)>) -> Tracing {
-    Tracing {
-        calls: calls.to_vec(),
-        paths: stage.paths(),
-        inject,
-    }
 }
 
 /// A push that was killed while it replaced containers.
@@ -301,9 +327,9 @@ fn cut_off(stage: &mut Stage) -> Result<Asked> {
     Ok(asked)
 }
 
-fn break_start(stage: &mut Stage, inject: &(&'static str, String)) -> Result<Came> {
+fn break_start(stage: &mut Stage, fault: &Fault) -> Result<Came> {
     let asked = cut_off(stage)?;
-    let (wrapper, log) = tracing(stage, &[inject.0], Some(inject.clone())).wrapper(stage.agent.folder());
+    let (wrapper, log) = fault.tracing(stage).wrapper(stage.agent.folder());
     let ended = stage.agent.resume_under(&wrapper)?;
     let mut was_ended = ended.is_some();
     if !was_ended {
@@ -317,7 +343,7 @@ fn break_start(stage: &mut Stage, inject: &(&'static str, String)) -> Result<Cam
     }
     let is_injected = log.read()?.iter().any(|one| one.is_injected);
     stage.agent.resume()?;
-    let allowed = if inject.1.starts_with("signal") {
+    let allowed = if fault.is_kill() {
         LIVE
     } else {
         &[Ending::Live, Ending::RolledBack]
@@ -346,6 +372,10 @@ fn for_ever(options: &Options, tally: &Tally) -> Result<()> {
             }));
         }
     }
+    cases.push(Case::new(
+        "a checkpoint of the database".to_owned(),
+        checkpoint_fails,
+    ));
     on_stages(
         options,
         "fault-for-ever",
@@ -363,7 +393,7 @@ fn never_flushed(stage: &mut Stage, ask: Ask, name: &str) -> Result<Came> {
     };
     let asked = stage.ask(ask)?;
     stage.fresh_agent()?;
-    let strace = tracing.attach(&stage.agent)?;
+    let strace = tracing.attach(&stage.agent, Threads::All)?;
     let answer = stage.send(&asked)?;
     ensure!(answer.status == 202, "{answer:?}");
     let ends = |stage: &mut Stage| {
@@ -398,5 +428,35 @@ fn never_flushed(stage: &mut Stage, ask: Ask, name: &str) -> Result<Came> {
     stage.agent.resume()?;
     broken.extend(judge(stage, &asked, ANY)?);
     broken.extend(takes_the_next(stage, &asked)?);
+    Ok(Came::Tried(broken))
+}
+
+/// The database's own file is flushed only when the log is written into it, which happens after a commit, and of which
+/// SQLite itself would tell nobody. Each request is a commit: its nonce.
+fn checkpoint_fails(stage: &mut Stage) -> Result<Came> {
+    stage.fresh_agent()?;
+    let tracing = Tracing {
+        calls: SYNCS.to_vec(),
+        paths: vec![stage.agent.state_dir().join("history.db")],
+        inject: Some(("fsync", "error=EIO".to_owned())),
+    };
+    let strace = tracing.attach(&stage.agent, Threads::All)?;
+    let mut asked = 0;
+    while asked < REQUESTS_MAX && stage.knows("ffffffffffffffff").is_ok() {
+        asked += 1;
+    }
+    let mut broken = Vec::new();
+    match until("the agent ends itself", Duration::from_secs(5), || {
+        stage.agent.exited()
+    }) {
+        Ok(status) if status.code() == Some(1) && stage.agent.log().contains("the disk failed") => {}
+        Ok(status) => broken.push(format!("a checkpoint failed and the agent ended with {status}")),
+        Err(_) => broken.push(format!(
+            "a checkpoint failed and the agent goes on, {asked} requests later"
+        )),
+    }
+    drop(strace);
+    stage.restart()?;
+    broken.extend(stage.deploys_again()?);
     Ok(Came::Tried(broken))
 }

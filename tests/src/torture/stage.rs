@@ -373,11 +373,10 @@ impl Stage {
         lines.into_iter().skip(skipped).collect::<Vec<_>>().join("\n")
     }
 
-    /// Starts the agent anew, and has it do one thing after the other: what waits for a disk is then done by one thread,
-    /// always the same, in the same order.
+    /// Starts the agent anew, with all threads that it needs for waiting for disks: no other is begun later.
     pub fn fresh_agent(&mut self) -> Result<()> {
         self.restart()?;
-        self.knows("ffffffffffffffff").map(drop)
+        self.status().map(drop)
     }
 
     /// Kills the agent if it lives, and starts it anew, with nothing broken.

@@ -27,6 +27,15 @@ pub struct Tracing {
     pub inject: Option<(&'static str, String)>,
 }
 
+/// Which threads of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// All.
+    All,
+    /// One of those that wait for disks, by its number.
+    Only(usize),
+}
+
 impl Tracing {
     fn arguments(&self, log: &Path) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["-o".into(), log.into()];
@@ -49,13 +58,21 @@ impl Tracing {
         (words, Log(log))
     }
 
-    /// Attaches to the threads that the agent has; returns when every call of theirs from now on is counted. What it
+    /// Attaches to threads that the agent has; returns when every call of theirs from now on is counted. What it
     /// starts is not looked at, or `docker compose` would take several times as long.
-    pub fn attach(&self, agent: &Agent) -> Result<Strace> {
-        let mut threads = Vec::new();
-        for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()?))? {
-            threads.extend(["-p".into(), thread?.file_name()]);
+    pub fn attach(&self, agent: &Agent, which: Threads) -> Result<Strace> {
+        let mut ids = fs::read_dir(format!("/proc/{}/task", agent.pid()?))?
+            .map(|thread| Ok(thread?.file_name().to_string_lossy().parse::<u32>()?))
+            .collect::<Result<Vec<_>>>()?;
+        ids.sort_unstable();
+        if let Threads::Only(thread) = which {
+            // The main one is the first, and never waits for a disk.
+            ids = ids.into_iter().skip(1).cycle().skip(thread).take(1).collect();
         }
+        let threads: Vec<String> = ids
+            .iter()
+            .flat_map(|id| ["-p".to_owned(), id.to_string()])
+            .collect();
         let log = agent.folder().join(unique("strace"));
         let said = log.with_extension("said");
         let child = Command::new("strace")
@@ -69,7 +86,7 @@ impl Tracing {
         let strace = Strace { child, log: Log(log) };
         until("strace is attached", ATTACH_DEADLINE, || {
             let attached = fs::read_to_string(&said)?.matches(" attached").count();
-            Ok((attached == threads.len() / 2).then_some(()))
+            Ok((attached == ids.len()).then_some(()))
         })
         .with_context(|| fs::read_to_string(&said).unwrap_or_default())?;
         Ok(strace)
@@ -115,8 +132,8 @@ pub struct Log(PathBuf);
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// The thread.
-    pub thread: String,
+    /// The thread's id; 0 when only one was looked at.
+    pub thread: u32,
     /// Its name.
     pub call: String,
     /// The whole line.
@@ -132,10 +149,10 @@ impl Log {
         let mut seen: Vec<Seen> = Vec::new();
         for line in text.lines() {
             let is_injected = line.contains("(INJECTED)");
-            let Some((thread, rest)) = line.split_once(' ') else {
-                continue;
-            };
-            let rest = rest.trim_start();
+            let (word, behind) = line.split_once(' ').unwrap_or_default();
+            let (thread, rest) = word
+                .parse()
+                .map_or((0, line), |thread: u32| (thread, behind.trim_start()));
             // `<... fsync resumed>` ends the thread's call that was begun earlier.
             if rest.starts_with("<...") {
                 let begun = seen.iter_mut().rev().find(|one| one.thread == thread);
@@ -148,7 +165,7 @@ impl Log {
                 continue;
             };
             seen.push(Seen {
-                thread: thread.to_owned(),
+                thread,
                 call: call.to_owned(),
                 line: line.to_owned(),
                 is_injected,
@@ -158,16 +175,19 @@ impl Log {
     }
 }
 
-/// How often each call was made by the thread that made it most: strace counts each thread by itself.
-pub fn most_by_thread(seen: &[Seen]) -> BTreeMap<String, usize> {
-    let mut by_thread: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+/// How often a call was made by a thread; threads are numbered in the order of their ids, from 0.
+pub type Counts = BTreeMap<(String, usize), usize>;
+
+/// Counts the calls of each thread by itself, as strace does for `when`.
+pub fn counts_by_thread(seen: &[Seen]) -> Counts {
+    let mut threads: Vec<u32> = seen.iter().map(|one| one.thread).collect();
+    threads.sort_unstable();
+    threads.dedup();
+    let mut counts = Counts::new();
     for one in seen {
-        *by_thread.entry((&one.call, &one.thread)).or_default() += 1;
+        if let Ok(thread) = threads.binary_search(&one.thread) {
+            *counts.entry((one.call.clone(), thread)).or_default() += 1;
+        }
     }
-    let mut most = BTreeMap::new();
-    for ((call, _), count) in by_thread {
-        let largest = most.entry(call.to_owned()).or_insert(0);
-        *largest = count.max(*largest);
-    }
-    most
+    counts
 }
