@@ -16,6 +16,7 @@ pub mod host;
 pub mod metrics;
 pub mod policy;
 pub mod queue;
+pub mod retention;
 pub mod serve;
 pub mod settings;
 pub mod systemd;

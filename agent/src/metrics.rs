@@ -47,6 +47,9 @@ pub struct Metrics {
     deployment_seconds: Family<ProjectLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
     release: Family<ProjectLabels, Gauge>,
     stuck: Family<ProjectLabels, Gauge>,
+    images_removed: Family<ProjectLabels, Counter>,
+    image_cleanups_failed: Family<ProjectLabels, Counter>,
+    kept_without_images: Family<ProjectLabels, Gauge>,
     rejected: Family<ReasonLabels, Counter>,
     requests: Counter,
     reload_failures: Counter,
@@ -60,6 +63,9 @@ impl Default for Metrics {
             deployment_seconds: Family::default(),
             release: Family::default(),
             stuck: Family::default(),
+            images_removed: Family::default(),
+            image_cleanups_failed: Family::default(),
+            kept_without_images: Family::default(),
             rejected: Family::default(),
             requests: Counter::default(),
             reload_failures: Counter::default(),
@@ -93,6 +99,21 @@ impl Metrics {
             "stuck",
             "1 when the last deployment needs a person",
             self.stuck.clone(),
+        );
+        self.registry.register(
+            "images_removed",
+            "Images of older releases that were removed",
+            self.images_removed.clone(),
+        );
+        self.registry.register(
+            "image_cleanups_failed",
+            "Clean-ups after a deployment that could not remove what they should",
+            self.image_cleanups_failed.clone(),
+        );
+        self.registry.register(
+            "kept_releases_without_images",
+            "Kept releases whose images are not all on the host: a rollback to them needs the registry",
+            self.kept_without_images.clone(),
         );
         self.registry
             .register("requests", "Requests on the signed API", self.requests.clone());
@@ -132,7 +153,11 @@ impl Metrics {
                     .get_or_create(&deployment_labels(project, result)),
             );
         }
-        drop(self.stuck.get_or_create(&project_labels(project)));
+        let labels = project_labels(project);
+        drop(self.stuck.get_or_create(&labels));
+        drop(self.images_removed.get_or_create(&labels));
+        drop(self.image_cleanups_failed.get_or_create(&labels));
+        drop(self.kept_without_images.get_or_create(&labels));
     }
 
     /// Notes the release that runs, and whether the last deployment is stuck.
@@ -170,6 +195,25 @@ impl Metrics {
             // Nothing was touched: the project stands as it stood.
             Ending::Refused | Ending::Unchanged => {}
         }
+    }
+
+    /// Counts an image that was removed.
+    pub fn image_removed(&self, project: &ProjectName) {
+        self.images_removed.get_or_create(&project_labels(project)).inc();
+    }
+
+    /// Counts a clean-up that could not remove what it should.
+    pub fn image_cleanup_failed(&self, project: &ProjectName) {
+        self.image_cleanups_failed
+            .get_or_create(&project_labels(project))
+            .inc();
+    }
+
+    /// Notes how many kept releases lack images.
+    pub fn kept_without_images(&self, project: &ProjectName, releases: usize) {
+        self.kept_without_images
+            .get_or_create(&project_labels(project))
+            .set(i64::try_from(releases).unwrap_or(i64::MAX));
     }
 
     /// Counts a request on the signed API.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use deploy_proto::event::Happened;
+use deploy_proto::event::{Ending, Happened};
 use deploy_proto::names::{DeploymentId, KeyName, ProjectName};
 use deploy_proto::problem::{Code, Problem};
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use crate::deploy::runner::{Cancel, Ran, Runner, cancelled_by};
 use crate::deploy::sequence;
 use crate::history::{Deployment, History, HistoryError, Request};
 use crate::metrics::Metrics;
+use crate::retention::Ended;
 use crate::settings::Settings;
 use crate::systemd::Heart;
 
@@ -59,6 +60,8 @@ pub struct Queue<H> {
     slots: Mutex<HashMap<ProjectName, Slot>>,
     /// Told when the journal cannot be written any more: the agent must stop rather than act unrecorded.
     fatal: mpsc::Sender<HistoryError>,
+    /// Told of every deployment that ended, for whoever cleans up after it.
+    ended: mpsc::Sender<Ended>,
     /// Shown a beat by every deployment under way, for the watchdog.
     heart: Heart,
 }
@@ -71,6 +74,7 @@ impl<H: Host> Queue<H> {
         settings: Arc<Settings>,
         metrics: Arc<Metrics>,
         fatal: mpsc::Sender<HistoryError>,
+        ended: mpsc::Sender<Ended>,
         heart: Heart,
     ) -> Self {
         Self {
@@ -80,6 +84,7 @@ impl<H: Host> Queue<H> {
             metrics,
             slots: Mutex::new(HashMap::new()),
             fatal,
+            ended,
             heart,
         }
     }
@@ -281,7 +286,14 @@ impl<H: Host> Queue<H> {
             let mut pulse = self.heart.register("deployment");
             let running = self.run_one(deployment, cancelled).instrument(span);
             match Box::pin(pulse.while_doing(running)).await {
-                Ok(Ran::Ended(outcome)) => self.metrics.deployment_ended(&project, &outcome),
+                Ok(Ran::Ended(outcome)) => {
+                    self.metrics.deployment_ended(&project, &outcome);
+                    // When there is no room, the next deployment makes up for it.
+                    drop(self.ended.try_send(Ended {
+                        project: project.clone(),
+                        went_live: outcome.result == Ending::Live,
+                    }));
+                }
                 Ok(Ran::Interrupted) => return self.leave(&project).await,
                 Err(error) => {
                     tracing::error!(

@@ -25,6 +25,7 @@ use crate::history::{History, HistoryError};
 use crate::host::{DockerHost, Environment};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
+use crate::retention::{self, Ended, Retention};
 use crate::settings::Settings;
 use crate::systemd::{Heart, ServiceManager};
 use crate::tls;
@@ -118,7 +119,9 @@ pub async fn run(
     let (stop, stopping) = watch::channel(false);
     let (fatal, mut fatally) = mpsc::channel(1);
     let heart = Heart::new();
-    let app = assemble(config, environment, history, stopping, fatal, heart.clone())?;
+    let (ended, endings) = mpsc::channel(retention::WAITING_MAX);
+    let told = Told { fatal, ended };
+    let app = assemble(config, environment, history, stopping, told, heart.clone())?;
     stand(&app).await.map_err(ServeError::History)?;
     app.queue.resume().await.map_err(ServeError::History)?;
 
@@ -131,6 +134,7 @@ pub async fn run(
     let mut pulse = heart.register("main");
     let watchdog = Arc::clone(&manager);
     let fed = tokio::spawn(async move { heart.run(&watchdog).await });
+    drop(tokio::spawn(retention(&app).run(endings, app.shutdown.clone())));
     manager.ready(&serving(&app));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pin = tls.pin, "serving");
 
@@ -176,13 +180,29 @@ fn make_private(state_dir: &Path) -> Result<(), ServeError> {
     })
 }
 
+/// Whom the queue tells of what happened.
+struct Told {
+    fatal: mpsc::Sender<HistoryError>,
+    ended: mpsc::Sender<Ended>,
+}
+
+/// What cleans up after deployments.
+fn retention(app: &App) -> Retention {
+    Retention::new(
+        app.history.clone(),
+        Arc::clone(&app.host),
+        Arc::clone(&app.settings),
+        Arc::clone(&app.metrics),
+    )
+}
+
 /// Puts the agent together; nothing runs yet.
 fn assemble(
     config: Config,
     environment: Environment,
     history: History,
     stopping: watch::Receiver<bool>,
-    fatal: mpsc::Sender<HistoryError>,
+    told: Told,
     heart: Heart,
 ) -> Result<Arc<App>, ServeError> {
     let host = Arc::new(DockerHost::new(&config, environment).map_err(ServeError::Host)?);
@@ -202,7 +222,8 @@ fn assemble(
         history.clone(),
         Arc::clone(&settings),
         Arc::clone(&metrics),
-        fatal,
+        told.fatal,
+        told.ended,
         heart,
     ));
     Ok(Arc::new(App {

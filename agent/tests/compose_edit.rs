@@ -76,6 +76,7 @@ fn project(dir: &Path, files: &[PathBuf]) -> Project {
         wait: Duration::from_secs(60),
         settle: Duration::from_secs(5),
         keep: 10,
+        remove_images: true,
         min_free_bytes: 0,
         probes: Vec::new(),
     }

@@ -84,6 +84,7 @@ async fn project(name: &str, dir: &Path) -> ComposeProject {
         wait: DEADLINE,
         settle: DEADLINE,
         keep: 10,
+        remove_images: true,
         min_free_bytes: 0,
         probes: Vec::new(),
     })

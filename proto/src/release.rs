@@ -158,6 +158,9 @@ pub struct History {
     pub deployments: Vec<DeploymentView>,
     /// Its releases.
     pub releases: Vec<ReleaseView>,
+    /// Those of them that ran and of which images are not on the host any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingImages>,
 }
 
 /// The answer of `GET /v1/projects/{project}/status`.
@@ -175,6 +178,29 @@ pub struct ProjectStatus {
     pub last: Option<DeploymentView>,
     /// Set when the last deployment ended stuck, or the host's files are not those of the release.
     pub attention: Vec<String>,
+    /// The kept releases of which images are not on the host any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingImages>,
+}
+
+/// A release that ran, and of which images are not on the host any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingImages {
+    /// Its number.
+    pub release: ReleaseNumber,
+    /// The caller's label.
+    pub version: Option<Version>,
+    /// The images, at least one.
+    pub images: Vec<MissingImage>,
+}
+
+/// An image that is not on the host any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingImage {
+    /// The service that ran it.
+    pub service: ServiceName,
+    /// The image. With a digest a rollback pulls it; without one no registry ever had it, and it is lost.
+    pub image: ImageRef,
 }
 
 /// One service, as it runs now.

@@ -1,13 +1,15 @@
 //! What only reads: projects, status, health, history, one deployment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use deploy_proto::names::DeploymentId;
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::release::{
-    DeploymentView, History as HistoryView, ProjectHealth, ProjectStatus, Projects, ServiceHealth,
+    DeploymentView, History as HistoryView, MissingImages, ProjectHealth, ProjectStatus, Projects,
+    ServiceHealth,
 };
 use serde::Deserialize;
 
@@ -16,12 +18,16 @@ use super::{Verified, log_lines, project};
 use crate::app::App;
 use crate::config::{Action, Project};
 use crate::deploy::planning;
+use crate::deploy::retention::{self, Records};
 use crate::history::{Deployment, HISTORY_MAX, Release};
 use crate::host::health::Checks;
 use crate::policy;
 
 /// How many deployments and releases an answer has when the caller does not say.
 const HISTORY_DEFAULT: u32 = 20;
+
+/// How long the history waits for the Engine to list its images.
+const IMAGES_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How many deployments `status` looks at: one that runs, one that waits, and the last that ended.
 const RECENT: u32 = 4;
@@ -49,12 +55,13 @@ pub(super) async fn status(
 ) -> Result<Json<ProjectStatus>, Refusal> {
     let project = readable(&app, &verified, &name)?;
     let name = project.name.clone();
-    let (release, deployments, last_live, stuck, services) = tokio::join!(
+    let (release, deployments, last_live, stuck, services, missing) = tokio::join!(
         app.history.live_release(name.clone()),
         app.history.deployments(name.clone(), RECENT),
         app.history.last_live_plan(name.clone()),
         app.history.stuck(name.clone()),
         app.host.services(&project, Checks::Engine),
+        missing_of_kept(&app, &project),
     );
     let (services, files) = services?;
     let (deployments, stuck) = (deployments?, stuck?);
@@ -88,7 +95,31 @@ pub(super) async fn status(
         running,
         last,
         attention,
+        missing: missing?,
     }))
+}
+
+/// The kept releases of which images are gone.
+async fn missing_of_kept(app: &App, project: &Project) -> Result<Vec<MissingImages>, Refusal> {
+    let (here, releases) = tokio::join!(
+        app.host.images_here(),
+        app.history.releases(project.name.clone(), u32::MAX)
+    );
+    let records = Records {
+        project: project.clone(),
+        releases: releases?,
+    };
+    Ok(retention::missing_of_kept(&records, &here?))
+}
+
+/// The same of these releases. The Engine is asked for no longer than a moment: without it the history is told all the
+/// same.
+async fn missing_of(app: &App, project: &Project, releases: &[Release]) -> Vec<MissingImages> {
+    let here = tokio::time::timeout(IMAGES_DEADLINE, app.host.images_here()).await;
+    match here {
+        Ok(Ok(here)) => retention::missing(project, releases, &here),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
 }
 
 fn needs_a_person(stuck: &Deployment) -> String {
@@ -137,11 +168,13 @@ pub(super) async fn history(
     Path(name): Path<String>,
     verified: Verified,
 ) -> Result<Json<HistoryView>, Refusal> {
-    let project = readable(&app, &verified, &name)?.name;
+    let configured = readable(&app, &verified, &name)?;
+    let project = configured.name.clone();
     let query: Limit = verified.query()?;
     let limit = query.limit.unwrap_or(HISTORY_DEFAULT).clamp(1, HISTORY_MAX);
     let deployments = app.history.deployments(project.clone(), limit).await?;
     let releases = app.history.releases(project.clone(), limit).await?;
+    let missing = missing_of(&app, &configured, &releases).await;
     Ok(Json(HistoryView {
         project,
         deployments: deployments
@@ -149,6 +182,7 @@ pub(super) async fn history(
             .map(|deployment| log_lines::view(verified.key(), deployment))
             .collect(),
         releases: releases.iter().map(Release::view).collect(),
+        missing,
     }))
 }
 

@@ -197,8 +197,10 @@ images = [
 # wait = "60s"
 # settle = "7s"
 
-# How many releases shall be kept. Nothing is removed yet, older ones stay too.
+# How many releases can be rolled back to without a registry: their images stay on this host. The images of older ones are
+# removed after a deployment, unless another container or project needs them; false leaves them to you.
 # keep = 10
+# remove_images = true
 
 # What must stay free on Docker's disk after a pull.
 # min_free = "1GiB"

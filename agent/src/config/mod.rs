@@ -154,8 +154,10 @@ pub struct Project {
     pub wait: Duration,
     /// How long it must stay well.
     pub settle: Duration,
-    /// How many successful releases shall be kept. Nothing is removed yet: all can be rolled back to.
+    /// How many successful releases can be rolled back to without a registry: their images stay on the host.
     pub keep: u32,
+    /// Whether the images of older releases are removed after a deployment.
+    pub remove_images: bool,
     /// Free bytes that must remain on Docker's file system after a pull.
     pub min_free_bytes: u64,
     /// Checks from outside the containers.

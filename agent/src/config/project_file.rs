@@ -68,6 +68,7 @@ impl Project {
             wait: WAIT,
             settle: SETTLE,
             keep: KEEP,
+            remove_images: true,
             min_free_bytes: MIN_FREE_BYTES,
             probes: Vec::new(),
         }
@@ -86,6 +87,7 @@ pub(super) fn project(document: &Document<'_>, name: ProjectName) -> Option<Proj
         "wait",
         "settle",
         "keep",
+        "remove_images",
         "min_free",
         "probe",
     ]);
@@ -118,6 +120,7 @@ pub(super) fn project(document: &Document<'_>, name: ProjectName) -> Option<Proj
     project.wait = duration(&table, "wait", &WAIT_LIMITS).unwrap_or(project.wait);
     project.settle = duration(&table, "settle", &SETTLE_LIMITS).unwrap_or(project.settle);
     project.keep = keep(&table).unwrap_or(project.keep);
+    project.remove_images = table.boolean("remove_images").unwrap_or(project.remove_images);
     project.min_free_bytes = min_free(&table).unwrap_or(project.min_free_bytes);
     (project.images, project.dir) = (images?, dir?);
     Some(project)

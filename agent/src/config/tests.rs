@@ -168,6 +168,7 @@ fn what_is_left_out_has_its_default() {
         wait: Duration::from_secs(60),
         settle: Duration::from_secs(7),
         keep: 10,
+        remove_images: true,
         min_free_bytes: 1 << 30,
         probes: vec![Probe {
             service: "web".parse().unwrap(),
@@ -197,7 +198,7 @@ fn what_is_written_is_taken() {
     folder.put(
         "projects.d/shop.toml",
         "dir = '@SHOP'\nfiles = ['compose.yaml', '@SHOP/b.yml']\nimages = ['ghcr.io/acme/*', 'nginx']\nallow_latest = true\n\
-         pin = 'tag'\norder = 'together'\nwait = '2m'\nsettle = '0s'\nkeep = 3\nmin_free = '500MB'\n\
+         pin = 'tag'\norder = 'together'\nwait = '2m'\nsettle = '0s'\nkeep = 3\nremove_images = false\nmin_free = '500MB'\n\
          [[probe]]\nservice = 'web'\nhttp = 'http://127.0.0.1/h'\nstatus = 204\ntimeout = '500ms'\n",
     );
     let config = load(&folder.path("agent.toml")).unwrap();
@@ -227,6 +228,7 @@ fn what_is_written_is_taken() {
         (shop.wait.as_secs(), shop.settle.as_secs(), shop.keep),
         (120, 0, 3)
     );
+    assert!(!shop.remove_images);
     assert_eq!(shop.min_free_bytes, 500_000_000);
     let http = ProbeCheck::Http {
         url: "http://127.0.0.1/h".to_owned(),

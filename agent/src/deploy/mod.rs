@@ -12,6 +12,7 @@ pub mod phase;
 pub mod plan;
 pub mod planning;
 pub mod port;
+pub mod retention;
 pub mod runner;
 #[cfg(test)]
 mod runner_tests;

@@ -4,6 +4,7 @@
 //! here are the journal's own; the wire's are in `deploy_proto` and are made from these. A disk that fails ends the
 //! process ([`crate::fatal`]).
 
+mod forget;
 mod journal;
 mod nonces;
 mod releases;

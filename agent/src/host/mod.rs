@@ -11,6 +11,7 @@ pub mod engine;
 pub mod files;
 pub mod health;
 mod hooks;
+mod images;
 mod look;
 pub mod process;
 mod pull;
@@ -27,7 +28,7 @@ use deploy_proto::event::RunningService;
 use deploy_proto::image::{Digest, ImageRef};
 use deploy_proto::names::{ProjectName, ServiceName};
 use deploy_proto::problem::Problem;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use crate::config::{Config, Project};
 use crate::deploy::facts::Facts;
@@ -68,6 +69,8 @@ pub struct DockerHost {
     /// By project, the services of a `docker compose up` that has not ended well: the Engine may be stopping their
     /// containers still. No entry: this run of the agent has restarted nothing there.
     unfinished: Mutex<HashMap<ProjectName, BTreeSet<ServiceName>>>,
+    /// Held while an image is being removed.
+    removing: AsyncMutex<()>,
 }
 
 /// A project's files and what Compose makes of them.
@@ -109,6 +112,7 @@ impl DockerHost {
             compose: OnceCell::new(),
             models: Mutex::default(),
             unfinished: Mutex::default(),
+            removing: AsyncMutex::default(),
         })
     }
 

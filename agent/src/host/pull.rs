@@ -19,6 +19,8 @@ impl DockerHost {
     /// Brings every image of the plan onto this host. What is here already costs no network, so that a rollback needs no
     /// registry.
     pub(super) async fn pull_images(&self, plan: &Plan, progress: Progress<'_>) -> Result<Summary, Failure> {
+        // The plan is in the journal: nothing of it is removed from here on, but an image may be going just now.
+        self.wait_for_removal().await;
         let mut images: BTreeSet<&ImageRef> = BTreeSet::new();
         for service in &plan.services {
             if !self.is_here(service).await? {

@@ -108,6 +108,7 @@ impl Fixture {
                 wait: Duration::from_secs(60),
                 settle: Duration::ZERO,
                 keep: 1,
+                remove_images: true,
                 min_free_bytes: 0,
                 probes: Vec::new(),
             },

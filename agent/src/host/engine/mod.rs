@@ -13,6 +13,7 @@ mod inspect;
 mod logs;
 mod problem;
 mod pull;
+mod removal;
 mod trouble;
 
 use std::fmt;
@@ -33,6 +34,7 @@ pub use exec::{EXEC_OUTPUT_MAX_BYTES, Ran};
 pub use host::{Disk, Occupied, Platform, PublishedPort};
 pub use inspect::{LocalImage, RemovedHalfMade};
 pub use pull::{PULL_STALL, PullEnd, REMOTE_DIGEST_LIMIT};
+pub use removal::Removed;
 pub use trouble::RegistryTrouble;
 
 /// How long the Engine may take to answer a question about its own state. Milliseconds as a rule; an Engine that is

@@ -6,8 +6,8 @@ use deploy_proto::event::Ending;
 use deploy_proto::image::{Digest, ImageRef};
 use deploy_proto::push::Source;
 use deploy_proto::release::{
-    DeploymentKind, DeploymentView, History, ProjectHealth, ProjectStatus, ReleaseState, ReleaseView,
-    ServiceHealth, ServiceStatus,
+    DeploymentKind, DeploymentView, History, MissingImages, ProjectHealth, ProjectStatus, ReleaseState,
+    ReleaseView, ServiceHealth, ServiceStatus,
 };
 use jiff::Timestamp;
 
@@ -46,6 +46,8 @@ pub(crate) fn status(status: &ProjectStatus, host: &str, now: Timestamp, paint: 
     }
     let attention = status.attention.iter();
     lines.extend(attention.map(|text| format!("  {} {}", paint.bad("!"), clean(text))));
+    let missing = status.missing.iter().map(missing_line);
+    lines.extend(missing.map(|text| format!("  {} {text}", paint.warn("!"))));
     lines
 }
 
@@ -74,8 +76,18 @@ pub(crate) fn history(history: &History, host: &str, now: Timestamp, paint: Pain
     }
     let header = ["RELEASE", "VERSION", "STATE", "RECORDED", "BY", "COMMIT"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(history.releases.iter().map(|release| release_row(release, now)));
+    rows.extend(history.releases.iter().map(|release| {
+        let is_missing = history
+            .missing
+            .iter()
+            .any(|missing| missing.release == release.number);
+        release_row(release, is_missing, now)
+    }));
     lines.extend(table(&rows, paint));
+    if !history.missing.is_empty() {
+        let note = "  (away): not all its images are on the host; a rollback to it pulls them by digest";
+        lines.push(paint.dim(note));
+    }
     let header = ["DEPLOYMENT", "WHAT", "ENDED", "ACCEPTED", "TOOK", "BY", "WHY"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     rows.extend(
@@ -108,6 +120,37 @@ fn release_line(release: &ReleaseView, now: Timestamp) -> String {
     )
 }
 
+/// What it means that images of a kept release are gone.
+fn missing_line(missing: &MissingImages) -> String {
+    let called = missing
+        .version
+        .as_ref()
+        .map(|version| format!(" ({version})"))
+        .unwrap_or_default();
+    let release = format!("release {}{called}", missing.release);
+    let names: Vec<&str> = missing
+        .images
+        .iter()
+        .map(|image| image.service.as_str())
+        .collect();
+    let (what, are, pulls) = match names.as_slice() {
+        [one] => (format!("the image of {one}"), "is", "pulls it"),
+        [first @ .., last] => (
+            format!("the images of {} and {last}", first.join(", ")),
+            "are",
+            "pulls them",
+        ),
+        [] => ("no image".to_owned(), "is", "pulls it"),
+    };
+    let lost = missing.images.iter().any(|image| image.image.digest().is_none());
+    let then = if lost {
+        "and no registry ever had it: it cannot be rolled back to".to_owned()
+    } else {
+        format!("so a rollback to it {pulls} by digest")
+    };
+    format!("{release}: {what} {are} not on this host any more, {then}")
+}
+
 fn release_called(release: &ReleaseView) -> String {
     if release.key.is_none() {
         // Found, not deployed: nobody gave it a name.
@@ -117,7 +160,7 @@ fn release_called(release: &ReleaseView) -> String {
     called(release.version.as_ref(), changed.map(|service| &service.image))
 }
 
-fn release_row(release: &ReleaseView, now: Timestamp) -> Vec<String> {
+fn release_row(release: &ReleaseView, is_missing: bool, now: Timestamp) -> Vec<String> {
     let state = match release.state {
         ReleaseState::Deploying => "deploying",
         ReleaseState::Live => "live",
@@ -128,7 +171,11 @@ fn release_row(release: &ReleaseView, now: Timestamp) -> Vec<String> {
     vec![
         release.number.to_string(),
         release_called(release),
-        state.to_owned(),
+        if is_missing {
+            format!("{state} (away)")
+        } else {
+            state.to_owned()
+        },
         ago(release.created_at, now),
         key.map_or_else(|| "-".to_owned(), ToString::to_string),
         commit(&release.source).unwrap_or_default(),
@@ -246,7 +293,7 @@ fn table(rows: &[Vec<String>], paint: Paint) -> Vec<String> {
 mod tests {
     use deploy_proto::event::PhaseName;
     use deploy_proto::names::{DeploymentId, ReleaseNumber};
-    use deploy_proto::release::ReleasedService;
+    use deploy_proto::release::{MissingImage, ReleasedService};
 
     use super::super::samples::{DIGEST, rolled_back};
     use super::*;
@@ -321,6 +368,7 @@ mod tests {
                 running: None,
                 last: Some(failed()),
                 attention: vec!["docker-compose.yml was edited by hand".into()],
+                missing: vec![missing(&["web", "api"], &format!("@{DIGEST}"))],
             },
             "web-1",
             now(),
@@ -333,7 +381,8 @@ mod tests {
   web      acme/web:v1  4b1c07aeb1a4  healthy for 3 days
   db       acme/db:v1   4b1c07aeb1a4  UNHEALTHY: exited (3)  (not deployed from here)
   ! last deployment 0000000000000abc rolled back: web: GET http://127.0.0.1:8080/health gave 500, 12 times in 60s
-  ! docker-compose.yml was edited by hand"
+  ! docker-compose.yml was edited by hand
+  ! release 40 (v1.4.0): the images of web and api are not on this host any more, so a rollback to it pulls them by digest"
         );
     }
 
@@ -344,6 +393,7 @@ mod tests {
                 project: "shop".parse().unwrap(),
                 deployments: vec![failed()],
                 releases: vec![release()],
+                missing: vec![],
             },
             "web-1",
             now(),
@@ -357,6 +407,48 @@ mod tests {
 
   DEPLOYMENT        WHAT           ENDED        ACCEPTED      TOOK  BY           WHY
   0000000000000abc  push 41 -> 42  rolled back  1 minute ago  22s   github-shop  web: GET http://127.0.0.1:8080/health gave 500, 12 times in 60s"
+        );
+    }
+
+    fn missing(services: &[&str], digest: &str) -> MissingImages {
+        let image = |name: &&str| MissingImage {
+            service: name.parse().unwrap(),
+            image: format!("acme/{name}:v1.4.0{digest}").parse().unwrap(),
+        };
+        MissingImages {
+            release: ReleaseNumber(40),
+            version: "v1.4.0".parse().ok(),
+            images: services.iter().map(image).collect(),
+        }
+    }
+
+    #[test]
+    fn a_release_that_lost_images_is_marked_and_one_that_cannot_be_had_again_is_told_so() {
+        let shown = history(
+            &History {
+                project: "shop".parse().unwrap(),
+                deployments: vec![],
+                releases: vec![ReleaseView {
+                    number: ReleaseNumber(40),
+                    state: ReleaseState::Replaced,
+                    ..release()
+                }],
+                missing: vec![missing(&["web"], &format!("@{DIGEST}"))],
+            },
+            "web-1",
+            now(),
+            PLAIN,
+        );
+        assert_eq!(
+            shown.join("\n"),
+            "shop on web-1
+  RELEASE  VERSION  STATE            RECORDED     BY           COMMIT
+  40       v1.4.1   replaced (away)  2 hours ago  github-shop  3f9c1ab
+  (away): not all its images are on the host; a rollback to it pulls them by digest"
+        );
+        assert_eq!(
+            missing_line(&missing(&["web"], "")),
+            "release 40 (v1.4.0): the image of web is not on this host any more, and no registry ever had it: it cannot be rolled back to"
         );
     }
 
