@@ -138,6 +138,7 @@ impl Retention {
     async fn remove_images(&self, project: &ProjectName) -> Result<(), CleanError> {
         let mut tried = BTreeSet::new();
         let mut first_trouble = None;
+        let mut gone = 0_usize;
         while tried.len() < REMOVALS_MAX {
             let held = self.host.hold_pulls().await;
             let removable = self.removable(project).await?;
@@ -151,6 +152,7 @@ impl Retention {
             let (image, id) = (&removal.shown, &removal.image_id);
             match self.host.remove_image(&held, &removal).await {
                 Ok(Removed::Gone) => {
+                    gone += 1;
                     self.metrics.image_removed(project);
                     tracing::info!(project = project.as_str(), image, id, "image removed");
                 }
@@ -174,6 +176,14 @@ impl Retention {
                     first_trouble.get_or_insert(problem);
                 }
             }
+        }
+        if !tried.is_empty() {
+            tracing::info!(
+                project = project.as_str(),
+                removed = gone,
+                tried = tried.len(),
+                "clean-up ended"
+            );
         }
         first_trouble.map_or(Ok(()), |problem| Err(CleanError::Engine(problem)))
     }

@@ -1,0 +1,261 @@
+//! What can be gone back to stays on the host, what cannot is removed, and what others use is left alone.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use deploy_proto::event::PhaseName;
+use deploy_tests::agent::{Agent, Settings};
+use deploy_tests::command::docker;
+use deploy_tests::ctl::Ctl;
+use deploy_tests::images::{Mode, Registry, unique};
+use deploy_tests::project::Project;
+use deploy_tests::until::until;
+use deploy_tests::wire::Events;
+
+/// From the end of a deployment to the end of what is cleaned up after it.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A project of one service, whose images are all of one repository.
+fn project(registry: &Registry, tag: &str) -> Result<Project> {
+    let file = format!("services:\n  web:\n    image: REGISTRY/acme/web:{tag}\n");
+    let project = Project::write(registry, &[("docker-compose.yml", &file)])?;
+    project.push_image("web", tag, Mode::Good)?;
+    project.compose(&["up", "-d", "--quiet-pull"]).text()?;
+    Ok(project)
+}
+
+fn agent(project: &Project, registry: &Registry, keep: u32) -> Result<Agent> {
+    let settings = Settings::default()
+        .project("keep", &keep.to_string())
+        .project("settle", "\"0s\"");
+    Agent::start_on(project.dir(), project.name(), &registry.docker_config(), settings)
+}
+
+fn deploy(ctl: &Ctl, project: &Project, tag: &str) -> Result<()> {
+    project.push_image("web", tag, Mode::Good)?;
+    deploy_pushed(ctl, project, tag)
+}
+
+fn deploy_pushed(ctl: &Ctl, project: &Project, tag: &str) -> Result<()> {
+    let set = format!("web={}", project.image("web", tag));
+    let pushed = ctl.push(0, &[&set], &["-v", tag])?;
+    ensure!(pushed.result() == "live", "{tag}: {pushed:?}");
+    Ok(())
+}
+
+/// Which of these tags of the repository are on the Engine.
+fn here<'t>(project: &Project, tags: &[&'t str]) -> Result<Vec<&'t str>> {
+    let repository = project.image("web", "x");
+    let repository = repository.trim_end_matches(":x");
+    let listed = docker(["images", "--format", "{{.Tag}}", repository]).text()?;
+    Ok(tags
+        .iter()
+        .copied()
+        .filter(|tag| listed.lines().any(|line| line == *tag))
+        .collect())
+}
+
+fn image_id(project: &Project, tag: &str) -> Result<String> {
+    docker([
+        "image",
+        "inspect",
+        "--format",
+        "{{.Id}}",
+        &project.image("web", tag),
+    ])
+    .text()
+}
+
+/// Waits until this many images were removed by the agent, and it is done with that.
+fn removed(agent: &Agent, project: &Project, count: u32) -> Result<()> {
+    let line = format!(
+        "deploy_agent_images_removed_total{{project=\"{}\"}} {count}\n",
+        project.name()
+    );
+    until(&format!("{count} images are removed"), SOON, || {
+        let (_, metrics) = agent.monitor("/metrics")?;
+        let ended = agent.log().matches("clean-up ended").count();
+        Ok((metrics.contains(&line) && ended > 0).then_some(()))
+    })
+}
+
+/// A container that was made and never started; gone on drop.
+struct Made(String);
+
+impl Made {
+    fn of(image: &str) -> Result<Self> {
+        let name = unique("clinic-made");
+        docker(["create", "--name", &name, image]).text()?;
+        Ok(Self(name))
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // The test says itself what went wrong.
+        drop(docker(["rm", "--force", &self.0]).text());
+    }
+}
+
+#[test]
+fn kept_releases_need_no_registry_and_older_images_go_unless_somebody_has_a_use_for_them() -> Result<()> {
+    const ALL: [&str; 9] = ["v1", "v2", "v3", "v4", "v5", "v6", "mine", "golden", "b1"];
+    let registry = Registry::start()?;
+    let (shop, blog) = (project(&registry, "v1")?, project(&registry, "b1")?);
+    let agent = agent(&shop, &registry, 2)?;
+    agent.add(blog.dir(), blog.name())?;
+    agent.reload()?;
+    until("the second project is known", SOON, || {
+        Ok(agent.log().contains("configuration reloaded").then_some(()))
+    })?;
+    let ctl = agent.ctl()?;
+    let blog_ctl = agent.ctl()?.to(&agent.url(), &agent.pin()?, blog.name());
+
+    // The second project's release needs v2, though nothing of it runs.
+    deploy(&blog_ctl, &blog, "v2")?;
+    blog.compose(&["down"]).text()?;
+    // A container that never ran has v1; a person has an image of the same repository, and another name for v3.
+    let made = Made::of(&shop.image("web", "v1"))?;
+    shop.push_image("web", "mine", Mode::Good)?;
+    docker(["pull", "--quiet", &shop.image("web", "mine")]).text()?;
+
+    deploy_pushed(&ctl, &shop, "v2")?;
+    deploy(&ctl, &shop, "v3")?;
+    deploy(&ctl, &shop, "v4")?;
+    deploy(&ctl, &shop, "v5")?;
+    removed(&agent, &shop, 1)?;
+    assert_eq!(here(&shop, &ALL)?, ["v1", "v2", "v4", "v5", "mine", "b1"]);
+    let (_, metrics) = agent.monitor("/metrics")?;
+    for name in [shop.name(), blog.name()] {
+        let none = format!("deploy_agent_image_cleanups_failed_total{{project=\"{name}\"}} 0\n");
+        assert!(metrics.contains(&none), "{metrics}");
+    }
+
+    // Back to the oldest that is kept, without a registry; one step further is refused before anything is touched.
+    registry.stop();
+    ctl.json(0, &["rollback"])?;
+    assert_eq!(shop.version("web")?, "v4");
+    let (file, container) = (shop.file("docker-compose.yml")?, shop.container_id("web")?);
+    let refused = ctl.json(9, &["rollback", "--to", "v3"])?;
+    assert_eq!(refused.result(), "refused");
+    assert_eq!(
+        (shop.file("docker-compose.yml")?, shop.container_id("web")?),
+        (file, container)
+    );
+    // With the registry an older one than those that are kept can be gone back to as well, by its digest.
+    registry.resume()?;
+    ctl.json(0, &["rollback", "--to", "v3"])?;
+    assert_eq!(shop.version("web")?, "v3");
+
+    // What could not go for a container's sake goes after the next deployment, and somebody's other name stays.
+    drop(made);
+    docker(["tag", &shop.image("web", "v4"), &shop.image("web", "golden")]).text()?;
+    deploy(&ctl, &shop, "v6")?;
+    removed(&agent, &shop, 2)?;
+    assert_eq!(
+        here(&shop, &ALL)?,
+        ["v2", "v3", "v4", "v5", "v6", "mine", "golden", "b1"]
+    );
+    Ok(())
+}
+
+#[test]
+fn an_image_removed_by_hand_is_noticed_and_a_rollback_pulls_it_by_digest() -> Result<()> {
+    let registry = Registry::start()?;
+    let shop = project(&registry, "v1")?;
+    let agent = agent(&shop, &registry, 3)?;
+    let ctl = agent.ctl()?;
+    deploy(&ctl, &shop, "v2")?;
+    deploy(&ctl, &shop, "v3")?;
+    assert!(ctl.json(0, &["status"])?.list("/missing").is_empty());
+
+    docker(["rmi", "--force", &image_id(&shop, "v2")?]).text()?;
+    let status = ctl.json(0, &["status"])?;
+    let missing = status.list("/missing");
+    let of = |pointer: &str| missing.first().and_then(|first| first.pointer(pointer)).cloned();
+    assert_eq!(
+        (
+            missing.len(),
+            of("/release"),
+            of("/version"),
+            of("/images/0/service")
+        ),
+        (1, Some(2.into()), Some("v2".into()), Some("web".into())),
+        "{status:?}"
+    );
+    let shown = ctl.expect(0, &["status"])?;
+    shown.says("release 2 (v2): the image of web is not on this host any more")?;
+    ctl.expect(0, &["history"])?.says("(away)")?;
+
+    // Without the registry that is said before anything is stopped.
+    registry.stop();
+    let container = shop.container_id("web")?;
+    let refused = ctl.json(9, &["rollback"])?;
+    assert_eq!(refused.result(), "refused");
+    assert_eq!(refused.code(), "image_unavailable", "{refused:?}");
+    assert_eq!(shop.container_id("web")?, container);
+    registry.resume()?;
+    // The tag means something else by now: the digest counts.
+    shop.push_image("web", "v2", Mode::Crash)?;
+    ctl.json(0, &["rollback"])?;
+    assert_eq!(shop.version("web")?, "v2");
+    assert!(ctl.json(0, &["status"])?.list("/missing").is_empty());
+
+    // The image that ran is removed while the next one is watched: the way back pulls it by its digest.
+    let old = image_id(&shop, "v2")?;
+    let sick = shop.push_image("web", "v4", Mode::CrashLater(Duration::from_secs(4)))?;
+    ensure!(sick.starts_with("sha256:"), "{sick}");
+    let agent_settle = agent.project_file(shop.name());
+    let text = std::fs::read_to_string(&agent_settle)?.replace("settle = \"0s\"", "settle = \"20s\"");
+    deploy_tests::agent::write_config(&agent_settle, &text)?;
+    agent.reload()?;
+    until("the longer settle time is known", SOON, || {
+        Ok(agent.log().contains("configuration reloaded").then_some(()))
+    })?;
+    let id = "00000000000000cc";
+    let set = format!("web={}", shop.image("web", "v4"));
+    let pushing = ctl.spawn(&["push", "--set", &set, "--id", id])?;
+    let mut events = Events::when_accepted(&agent, &ctl.private_key()?, id)?;
+    events.reach(PhaseName::Watching)?;
+    docker(["rmi", "--force", &old]).text()?;
+    pushing.end()?.expect(3)?;
+    assert_eq!(shop.version("web")?, "v2");
+    let runs = docker(["inspect", "--format", "{{.Image}}", &shop.container_id("web")?]).text()?;
+    assert_eq!(runs, old, "the same image, pulled again");
+    Ok(())
+}
+
+#[test]
+fn who_manages_images_by_hand_can_say_so() -> Result<()> {
+    let registry = Registry::start()?;
+    let shop = project(&registry, "v1")?;
+    let agent = agent(&shop, &registry, 1)?;
+    let ctl = agent.ctl()?;
+    let file = agent.project_file(shop.name());
+    let text = std::fs::read_to_string(&file)?;
+    deploy_tests::agent::write_config(&file, &format!("remove_images = false\n{text}"))?;
+    agent.reload()?;
+    until("the setting is known", SOON, || {
+        Ok(agent.log().contains("configuration reloaded").then_some(()))
+    })?;
+    for tag in ["v2", "v3"] {
+        deploy(&ctl, &shop, tag)?;
+    }
+    // The clean-up after the first of these ends before that after the last, which has something to remove.
+    deploy_tests::agent::write_config(&file, &text)?;
+    agent.reload()?;
+    until("the setting is gone", SOON, || {
+        Ok((agent.log().matches("configuration reloaded").count() == 2).then_some(()))
+    })?;
+    assert_eq!(here(&shop, &["v1", "v2", "v3"])?, ["v1", "v2", "v3"]);
+    deploy(&ctl, &shop, "v4")?;
+    removed(&agent, &shop, 2)?;
+    let left = here(&shop, &["v1", "v2", "v3", "v4"])?;
+    assert_eq!(
+        left,
+        ["v3", "v4"],
+        "what runs and the one before it, however small `keep` is"
+    );
+    let said = agent.log();
+    said.contains("image removed").then_some(()).context(said)
+}
