@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use deploy_agent::command::{ConfigFolder, add, check, pin};
+use deploy_agent::command::{ConfigFolder, add, backup, check, pin, restore};
 use deploy_agent::config;
 use deploy_agent::host::Environment;
 use deploy_agent::host::compose::Surroundings;
@@ -35,6 +35,8 @@ enum Command {
     Add(add::Args),
     Check(check::Args),
     Pin(pin::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
 }
 
 /// Why a command failed, in words for a person: the causes, and what to do.
@@ -73,6 +75,10 @@ fn main() -> ExitCode {
         Some(Command::Pin(args)) => {
             pin::pin(&args, Timestamp::now(), out).map_err(|error| Failed::new(&error, error.hint()))
         }
+        Some(Command::Backup(args)) => {
+            backup::backup(&args, out).map_err(|error| Failed::new(&error, error.hint()))
+        }
+        Some(Command::Restore(args)) => put_back(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -132,6 +138,12 @@ fn register(args: &add::Args) -> Result<(), Failed> {
     };
     let added = runtime()?.block_on(add::add(args, &surroundings, &mut io::stdout()));
     added.map_err(|error| Failed::new(&error, error.hint()))
+}
+
+/// Restores a backup.
+fn put_back(args: &restore::Args) -> Result<(), Failed> {
+    let restored = runtime()?.block_on(restore::restore(args, Timestamp::now(), &mut io::stdout()));
+    restored.map_err(|error| Failed::new(&error, error.hint()))
 }
 
 fn environment() -> Environment {

@@ -90,7 +90,7 @@ impl Metrics {
         );
         self.registry.register(
             "last_deployment_duration_seconds",
-            "From accepted to ended, of the last deployment",
+            "How long the last deployment was worked on",
             self.deployment_seconds.clone(),
         );
         self.registry
@@ -131,6 +131,8 @@ impl Metrics {
             "unknown_key",
             "key_expired",
             "replayed",
+            "forgotten",
+            "before_restore",
         ]) {
             drop(self.rejected.get_or_create(&ReasonLabels {
                 reason: reason.to_owned(),

@@ -396,9 +396,5 @@ fn cannot_journal(error: &HistoryError) -> Problem {
         error = error as &dyn std::error::Error,
         "the journal cannot be used"
     );
-    Problem::new(
-        Code::Internal,
-        "the agent cannot use its database, so it accepts nothing",
-    )
-    .hint("see the agent's log on the host: journalctl -u deploy-agent")
+    error.problem()
 }

@@ -1,32 +1,32 @@
 //! Running the agent: resume what the journal holds, bind the two listeners, and stop without losing anything.
 
-use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum_server::Handle;
-use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum_server::{Handle, Server};
 use hyper_util::rt::TokioTimer;
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::api;
+use crate::api::listener::{BoundedListener, Caller};
 use crate::app::App;
 use crate::config::{self, Config};
 use crate::deploy::feed::Feed;
 use crate::deploy::runner::Runner;
+use crate::descriptors::{self, TooFew};
 use crate::history::{History, HistoryError};
 use crate::host::{DockerHost, Environment};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::retention::{self, Ended, Retention};
 use crate::settings::Settings;
+use crate::state_folder::{StateFolder, StateFolderError};
 use crate::systemd::{Heart, ServiceManager};
 use crate::tls;
 
@@ -37,6 +37,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(80);
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a caller may take to send a request's headers.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a caller may take for the TLS handshake.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// The most headers' bytes of one request; a signed one has about 1 KiB.
 const HEADER_MAX_BYTES: usize = 16 * 1024;
 
@@ -69,14 +71,12 @@ pub enum ServeError {
     /// Signals cannot be received.
     #[error("listen for signals")]
     Signals(#[source] io::Error),
-    /// The state folder cannot be made.
-    #[error("make the folder {}", path.display())]
-    StateDir {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// The state folder cannot be used, or another agent uses it.
+    #[error(transparent)]
+    StateFolder(#[from] StateFolderError),
+    /// There are too few file descriptors.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
 }
 
 impl ServeError {
@@ -87,12 +87,10 @@ impl ServeError {
             Self::Bind { .. } => {
                 Some("is another agent running, or is the address not this host's?".to_owned())
             }
-            Self::History(_)
-            | Self::Names(_)
-            | Self::Host(_)
-            | Self::Serve(_)
-            | Self::Signals(_)
-            | Self::StateDir { .. } => None,
+            Self::History(error) => error.hint(),
+            Self::StateFolder(error) => error.hint(),
+            Self::Descriptors(error) => Some(error.hint()),
+            Self::Names(_) | Self::Host(_) | Self::Serve(_) | Self::Signals(_) => None,
         }
     }
 }
@@ -108,11 +106,11 @@ pub async fn run(
     manager: ServiceManager,
 ) -> Result<(), ServeError> {
     let manager = Arc::new(manager);
-    let state_dir = config.state_dir.clone();
-    make_private(&state_dir)?;
-    let history = History::open(&state_dir.join("history.db")).map_err(ServeError::History)?;
-    let tls = tls::load(&config.server, &state_dir, Timestamp::now()).map_err(ServeError::Tls)?;
-    // Bound before anything is resumed: a second agent by mistake ends here, and never acts beside the first.
+    let connections = descriptors::share_out()?;
+    // Held to the end: a second agent by mistake ends here, and never acts beside the first.
+    let state = StateFolder::take(&config.state_dir)?;
+    let history = History::open(&state.database()).map_err(ServeError::History)?;
+    let tls = tls::load(&config.server, state.path(), Timestamp::now()).map_err(ServeError::Tls)?;
     let api_listener = bind(config.server.listen)?;
     let monitor_listener = bind(config.monitor)?;
 
@@ -128,8 +126,10 @@ pub async fn run(
     let api_handle = Handle::new();
     let monitor_handle = Handle::new();
     let rustls = RustlsConfig::from_config(tls.config);
-    let api = serve_api(api_listener, rustls.clone(), api_handle.clone(), &app)?;
-    let monitor = serve_monitor(monitor_listener, monitor_handle.clone(), &app)?;
+    let api_listener = bounded_listener(api_listener, connections.api)?;
+    let monitor_listener = bounded_listener(monitor_listener, connections.monitor)?;
+    let api = serve_api(api_listener, rustls.clone(), api_handle.clone(), &app);
+    let monitor = serve_monitor(monitor_listener, monitor_handle.clone(), &app);
     let mut signals = Signals::new()?;
     let mut pulse = heart.register("main");
     let watchdog = Arc::clone(&manager);
@@ -167,19 +167,6 @@ pub async fn run(
     failed.map_or(Ok(()), |error| Err(ServeError::History(error)))
 }
 
-/// Makes the state folder, for its owner alone: the releases in it hold the bytes of `.env` files.
-fn make_private(state_dir: &Path) -> Result<(), ServeError> {
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state_dir);
-    let private = made.and_then(|()| std::fs::set_permissions(state_dir, Permissions::from_mode(0o700)));
-    private.map_err(|source| ServeError::StateDir {
-        path: state_dir.to_owned(),
-        source,
-    })
-}
-
 /// Whom the queue tells of what happened.
 struct Told {
     fatal: mpsc::Sender<HistoryError>,
@@ -212,7 +199,7 @@ fn assemble(
     let now = Timestamp::now as fn() -> Timestamp;
     let runner = Runner::new(
         Arc::clone(&host),
-        history.clone(),
+        history.patient(),
         Arc::clone(&feed),
         stopping.clone(),
         now,
@@ -278,41 +265,32 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     listener.map_err(|source| ServeError::Bind { address, source })
 }
 
+fn bounded_listener(listener: TcpListener, connections: usize) -> Result<BoundedListener, ServeError> {
+    BoundedListener::new(listener, connections).map_err(ServeError::Serve)
+}
+
 type Serving = tokio::task::JoinHandle<io::Result<()>>;
 
 fn serve_api(
-    listener: TcpListener,
+    listener: BoundedListener,
     tls: RustlsConfig,
-    handle: Handle<SocketAddr>,
+    handle: Handle<Caller>,
     app: &Arc<App>,
-) -> Result<Serving, ServeError> {
-    // Without NODELAY an answer in two writes waits 40 ms for the other side's acknowledgement.
-    let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
-    let server = axum_server::from_tcp(listener)
-        .map_err(ServeError::Serve)?
-        .acceptor(acceptor);
+) -> Serving {
+    let server = Server::from_listener(listener)
+        .acceptor(RustlsAcceptor::new(tls).handshake_timeout(HANDSHAKE_DEADLINE));
     let service = api::router(Arc::clone(app)).into_make_service();
-    Ok(tokio::spawn(async move {
-        bounded(server).handle(handle).serve(service).await
-    }))
+    tokio::spawn(async move { bounded(server).handle(handle).serve(service).await })
 }
 
-fn serve_monitor(
-    listener: TcpListener,
-    handle: Handle<SocketAddr>,
-    app: &Arc<App>,
-) -> Result<Serving, ServeError> {
-    let server = axum_server::from_tcp(listener)
-        .map_err(ServeError::Serve)?
-        .acceptor(NoDelayAcceptor::new());
+fn serve_monitor(listener: BoundedListener, handle: Handle<Caller>, app: &Arc<App>) -> Serving {
+    let server = Server::from_listener(listener);
     let service = api::monitor::router(Arc::clone(app)).into_make_service();
-    Ok(tokio::spawn(async move {
-        bounded(server).handle(handle).serve(service).await
-    }))
+    tokio::spawn(async move { bounded(server).handle(handle).serve(service).await })
 }
 
 /// Bounds what a caller can hold without saying anything: HTTP/1.1 only, headers within a deadline and a size.
-fn bounded<A>(server: axum_server::Server<SocketAddr, A>) -> axum_server::Server<SocketAddr, A> {
+fn bounded<A>(server: Server<Caller, A>) -> Server<Caller, A> {
     let mut server = server.http1_only();
     server
         .http_builder()

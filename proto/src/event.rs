@@ -221,7 +221,8 @@ pub struct Outcome {
     pub log_lines: Vec<String>,
     /// The named services as they run now: seen on the Engine, not inferred.
     pub now: Vec<RunningService>,
-    /// From accepted to ended, in milliseconds.
+    /// How long it was worked on, in milliseconds: without its time in the queue, and without that in which the agent
+    /// did not run. No clock that is set counts in it.
     pub elapsed_ms: u64,
 }
 

@@ -67,6 +67,8 @@ pub enum Code {
     DeadlinePassed,
     /// The Docker Engine does not answer or failed.
     Engine,
+    /// The agent's database is held by another program on the host. Nothing was changed.
+    DatabaseBusy,
     /// The agent is shutting down.
     ShuttingDown,
     /// A defect or an I/O error in the agent.
@@ -102,7 +104,7 @@ impl Code {
             | Self::RestartFailed
             | Self::Unhealthy => 422,
             Self::Internal => 500,
-            Self::Engine | Self::ShuttingDown => 503,
+            Self::Engine | Self::DatabaseBusy | Self::ShuttingDown => 503,
             Self::DeadlinePassed => 504,
         }
     }
@@ -131,7 +133,8 @@ impl Code {
             | Self::RestartFailed
             | Self::Unhealthy
             | Self::DeadlinePassed
-            | Self::Engine => ExitCode::Gate,
+            | Self::Engine
+            | Self::DatabaseBusy => ExitCode::Gate,
             Self::UnknownDeployment | Self::ShuttingDown => ExitCode::StillRunning,
             Self::Internal => ExitCode::Unexpected,
         }
@@ -168,6 +171,7 @@ impl Code {
             Self::Unhealthy => "unhealthy",
             Self::DeadlinePassed => "deadline_passed",
             Self::Engine => "engine",
+            Self::DatabaseBusy => "database_busy",
             Self::ShuttingDown => "shutting_down",
             Self::Internal => "internal",
         }

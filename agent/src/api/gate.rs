@@ -2,7 +2,7 @@
 //! nowhere else.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::body::to_bytes;
@@ -15,10 +15,15 @@ use deploy_proto::signing::{Claim, Rejection, RequestParts};
 use super::problem::Refusal;
 use crate::app::App;
 use crate::config::Key;
-use crate::history::NonceUse;
+use crate::history::{Nonce, NonceUse};
+use crate::line_limit::LineLimit;
 
 /// How long a caller may take to send a body of at most 64 KiB.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How many refused requests are logged in a minute. The metric counts them all; the log is for finding out who it is.
+const REJECTION_LINES_PER_MINUTE: u32 = 60;
+static REJECTION_LINES: LineLimit = LineLimit::per_minute(REJECTION_LINES_PER_MINUTE);
 
 /// A request whose signature, age and uniqueness were checked, and the key that signed it.
 #[derive(Debug)]
@@ -73,6 +78,10 @@ enum Closed {
     UnknownKey,
     KeyExpired,
     Replayed,
+    /// The clock went back to a time whose nonces are forgotten.
+    Forgotten,
+    /// Signed before a backup was restored.
+    BeforeRestore,
 }
 
 impl From<Rejection> for Closed {
@@ -88,6 +97,8 @@ impl Closed {
             Self::UnknownKey => "unknown_key",
             Self::KeyExpired => "key_expired",
             Self::Replayed => "replayed",
+            Self::Forgotten => "forgotten",
+            Self::BeforeRestore => "before_restore",
         }
     }
 }
@@ -154,25 +165,31 @@ async fn admit(
     }
     // The nonce is spent before the request is looked at any further, in a commit of its own: a crash after it costs the
     // caller a new signature, and no request can be let in twice.
-    let public = claim.public_key().to_string();
-    match app
-        .history
-        .use_nonce(public, claim.nonce().to_owned(), claim.expires(), now)
-        .await?
-    {
+    let nonce = Nonce {
+        key: claim.public_key().to_string(),
+        nonce: claim.nonce().to_owned(),
+        created: claim.created(),
+        expires: claim.expires(),
+    };
+    match app.history.use_nonce(nonce, now).await? {
         NonceUse::First => Ok(Ok(key)),
         NonceUse::Again => Ok(Err(Closed::Replayed)),
+        NonceUse::Forgotten => Ok(Err(Closed::Forgotten)),
+        NonceUse::BeforeRestore => Ok(Err(Closed::BeforeRestore)),
     }
 }
 
 fn not_let_in(app: &App, closed: &Closed, claim: Option<&Claim>) -> Refusal {
     app.metrics.rejected(closed.reason());
     let key = claim.map(|claim| claim.public_key().to_string());
-    tracing::warn!(
-        reason = closed.reason(),
-        key = key.as_deref().unwrap_or(""),
-        "request not let in"
-    );
+    if let Some(unsaid) = REJECTION_LINES.next(Instant::now()) {
+        tracing::warn!(
+            reason = closed.reason(),
+            key = key.as_deref().unwrap_or(""),
+            unsaid,
+            "request not let in"
+        );
+    }
     Problem::new(Code::NotAuthenticated, "the request's signature was not accepted")
         .hint("is this key in the host's agent.toml, is the host's name in server.names, and are both clocks right? The host's log has the reason")
         .into()

@@ -4,6 +4,7 @@
 mod deploy;
 mod events;
 mod gate;
+pub mod listener;
 mod log_lines;
 mod logs;
 pub mod monitor;

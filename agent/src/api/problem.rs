@@ -1,10 +1,17 @@
 //! Refusals as RFC 9457 answers.
 
+use std::time::Instant;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use deploy_proto::problem::{Code, MEDIA_TYPE, Problem, ProblemDocument};
 
 use crate::history::HistoryError;
+use crate::line_limit::LineLimit;
+
+/// How many requests that failed by the database are logged in a minute: one tells what there is to know.
+const DATABASE_LINES_PER_MINUTE: u32 = 10;
+static DATABASE_LINES: LineLimit = LineLimit::per_minute(DATABASE_LINES_PER_MINUTE);
 
 /// A problem on its way out.
 #[derive(Debug)]
@@ -18,14 +25,14 @@ impl From<Problem> for Refusal {
 
 impl From<HistoryError> for Refusal {
     fn from(error: HistoryError) -> Self {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "the database cannot be used"
-        );
-        Self(
-            Problem::new(Code::Internal, "the agent cannot use its database")
-                .hint("see the agent's log on the host: journalctl -u deploy-agent"),
-        )
+        if let Some(unsaid) = DATABASE_LINES.next(Instant::now()) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                unsaid,
+                "the database cannot be used"
+            );
+        }
+        Self(error.problem())
     }
 }
 

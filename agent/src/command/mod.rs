@@ -1,4 +1,4 @@
-//! What a person runs on the host beside the service: `add`, `check` and `pin`.
+//! What a person runs on the host beside the service: `add`, `check`, `pin`, `backup` and `restore`.
 //!
 //! Each is a function of its parsed arguments and a writer; nothing here prints by itself or decides an exit code.
 
@@ -8,8 +8,10 @@ use crate::config::DEFAULT_FOLDER;
 
 pub mod add;
 mod add_text;
+pub mod backup;
 pub mod check;
 pub mod pin;
+pub mod restore;
 #[cfg(test)]
 mod tests;
 

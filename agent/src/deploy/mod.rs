@@ -12,6 +12,7 @@ pub mod phase;
 pub mod plan;
 pub mod planning;
 pub mod port;
+pub mod restored;
 pub mod retention;
 pub mod runner;
 #[cfg(test)]

@@ -76,7 +76,8 @@ impl<H: Host> Runner<H> {
         mut deployment: Deployment,
         cancel: Cancel,
     ) -> Result<Ran, HistoryError> {
-        self.begin(&mut deployment).await?;
+        let begun = Instant::now();
+        let before = self.begin(&mut deployment).await?;
         while let Some(action) = deployment.phase.action() {
             let began = Instant::now();
             let Some((seen, summary)) = self.perform(action, project, &mut deployment, &cancel).await? else {
@@ -89,7 +90,13 @@ impl<H: Host> Runner<H> {
             if next.is_ended() {
                 let now = self.host.running(project, &named_services(&deployment)).await;
                 return self
-                    .end(deployment, now, next, told)
+                    .end(
+                        deployment,
+                        now,
+                        next,
+                        told,
+                        before.saturating_add(begun.elapsed()),
+                    )
                     .await
                     .map(Box::new)
                     .map(Ran::Ended);
@@ -133,18 +140,21 @@ impl<H: Host> Runner<H> {
             | Phase::RolledBack { .. }
             | Phase::Stuck { .. }) => ended,
         };
-        self.end(deployment, Vec::new(), phase, Vec::new()).await
+        let worked = self.worked_before(&deployment).await?;
+        self.end(deployment, Vec::new(), phase, Vec::new(), worked).await
     }
 
-    /// Counts the attempt in the journal before anything is done, and tells watchers when it is not the first.
-    async fn begin(&self, deployment: &mut Deployment) -> Result<(), HistoryError> {
+    /// Counts the attempt in the journal before anything is done, and tells watchers when it is not the first. Says how
+    /// long the deployment was worked on before.
+    async fn begin(&self, deployment: &mut Deployment) -> Result<Duration, HistoryError> {
         if deployment.phase.is_ended() {
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
         deployment.attempts += 1;
         if deployment.attempts == 1 {
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
+        let before = self.worked_before(deployment).await?;
         let text = format!(
             "the agent was restarted and goes on with {}",
             deployment.phase.name().as_str()
@@ -161,7 +171,24 @@ impl<H: Host> Runner<H> {
             )
             .await?;
         self.tell(events);
-        Ok(())
+        Ok(before)
+    }
+
+    /// How long earlier processes of the agent worked on a deployment, by its journal: the sum of its ended phases, each
+    /// measured by a clock that nobody sets.
+    async fn worked_before(&self, deployment: &Deployment) -> Result<Duration, HistoryError> {
+        let events = self.history.events(deployment.id().clone(), 0).await?;
+        let phase = |event: &Event| {
+            let (Happened::PhaseDone { elapsed_ms, .. } | Happened::PhaseFailed { elapsed_ms, .. }) =
+                &event.what
+            else {
+                return None;
+            };
+            Some(*elapsed_ms)
+        };
+        Ok(Duration::from_millis(
+            events.iter().filter_map(phase).fold(0, u64::saturating_add),
+        ))
     }
 
     async fn enter(
@@ -396,10 +423,11 @@ impl<H: Host> Runner<H> {
         now: Vec<RunningService>,
         phase: Phase,
         mut told: Vec<Happened>,
+        worked: Duration,
     ) -> Result<Outcome, HistoryError> {
         let project = deployment.project.clone();
         let at = (self.now)();
-        let elapsed_ms = u64::try_from(at.duration_since(deployment.accepted_at).as_millis()).unwrap_or(0);
+        let elapsed_ms = u64::try_from(worked.as_millis()).unwrap_or(u64::MAX);
         let live = self
             .history
             .live_release(project.clone())

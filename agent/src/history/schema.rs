@@ -1,15 +1,12 @@
 //! The database's tables, and how an older format becomes the one of today.
 
 use std::path::Path;
-use std::time::Duration;
 
-use rusqlite::Connection;
 use rusqlite::hooks::Wal;
+use rusqlite::{Connection, TransactionBehavior};
 
+use super::opening::cannot_open;
 use super::{HistoryError, disk_failed, sql};
-
-/// How long a statement waits for a backup or a person with `sqlite3` to let go of the database.
-const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the write-ahead log may become before it is written into the database: SQLite's own default, 4 MiB.
 const WAL_MAX_PAGES: i32 = 1000;
@@ -97,15 +94,25 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (project, line)
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    -- The times of expiry, in Unix seconds, of nonces that are not kept any more: what expires between may be a replay.
+    CREATE TABLE forgotten_nonces (first INTEGER NOT NULL, last INTEGER NOT NULL) STRICT;
+    -- When this database was restored from a backup, in Unix seconds: nonces of before are unknown.
+    CREATE TABLE restored (at INTEGER NOT NULL) STRICT;
+",
 ];
+
+/// The newest format that this agent knows.
+pub(super) fn newest_format() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
 
 /// Sets the connection up and migrates.
 pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), HistoryError> {
-    let open = |source| HistoryError::Open {
-        path: path.to_owned(),
-        source,
-    };
-    connection.busy_timeout(BUSY_WAIT).map_err(open)?;
+    let open = |error| cannot_open(path, error);
+    // A transaction that reads first and writes then would fail at once, without waiting, when another program wrote
+    // in between.
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
     connection
         .pragma_update(None, "journal_mode", "WAL")
         .map_err(open)?;
@@ -127,17 +134,9 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Hi
         .pragma_update(None, "cache_size", -1024)
         .map_err(open)?;
 
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
     let found: u32 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(open)?;
-    if found > known {
-        return Err(HistoryError::Newer {
-            path: path.to_owned(),
-            found,
-            known,
-        });
-    }
     for (format, migration) in (1_u32..)
         .zip(MIGRATIONS)
         .skip(usize::try_from(found).unwrap_or(usize::MAX))

@@ -133,6 +133,7 @@ pub struct Claim {
     signature: Vec<u8>,
     key: PublicKey,
     nonce: String,
+    created: i64,
     expires: i64,
     content_type: String,
     digest: ContentDigest,
@@ -170,6 +171,7 @@ impl Claim {
             signature: signature_bytes(&signature)?,
             key: stated.key,
             nonce: stated.nonce,
+            created: stated.created,
             expires: stated.expires,
             content_type: utf8(content_type).ok_or(R::ContentType)?,
             digest: ContentDigest::read(digest_text)?,
@@ -187,6 +189,11 @@ impl Claim {
     /// the same key until [`Self::expires`] has passed.
     pub fn nonce(&self) -> &str {
         &self.nonce
+    }
+
+    /// The second in which the request was signed, by the caller's clock, in Unix time.
+    pub fn created(&self) -> i64 {
+        self.created
     }
 
     /// The last second in which the signature is valid, in Unix time.
