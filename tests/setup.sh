@@ -11,7 +11,7 @@ COMPOSE_PLUGIN=/usr/local/lib/docker/cli-plugins/docker-compose
 # command -> Debian package that brings it
 NEEDED="dockerd:docker.io docker:docker.io docker-registry:docker-registry iptables:iptables busybox:busybox-static
         sshd:openssh-server ssh:openssh-client jq:jq curl:curl systemd-analyze:systemd gcc:gcc
-        strace:strace"
+        strace:strace faketime:faketime"
 
 say() { echo "setup: $*"; }
 die() { echo "setup: error: $*" >&2; exit 1; }

@@ -146,6 +146,7 @@ fn holder(lock: &File) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files that a host has")]
 mod tests {
     use super::*;
 

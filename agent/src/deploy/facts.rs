@@ -65,6 +65,8 @@ pub struct RunningFacts {
     pub image_id: String,
     /// The registry's digest of that image in the service's repository.
     pub digest: Option<Digest>,
+    /// The ids of its containers.
+    pub containers: Vec<String>,
     /// Whether every container of it runs (or is a one-shot that exited 0) and none is unhealthy.
     pub is_well: bool,
 }

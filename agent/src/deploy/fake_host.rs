@@ -106,6 +106,7 @@ impl Host for FakeHost {
             let running = RunningFacts {
                 image_id: format!("id of {image}"),
                 digest: image.digest().cloned().or_else(|| OLD_DIGEST.parse().ok()),
+                containers: vec![format!("container of {name}")],
                 is_well: true,
             };
             ServiceFacts {

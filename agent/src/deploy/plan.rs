@@ -21,7 +21,7 @@ use crate::config::{Probe, ProbeCheck, Project};
 pub struct Plan {
     /// The project.
     pub project: ProjectName,
-    /// When it was made: containers that were created since then are this deployment's.
+    /// When it was made, by the host's clock.
     pub made_at: Timestamp,
     /// The release that runs now, if one is recorded.
     pub from: Option<ReleaseNumber>,
@@ -90,6 +90,10 @@ pub struct ServicePlan {
     pub written: ImageRef,
     /// The local id of the new image, where an earlier release recorded it.
     pub new_image_id: Option<String>,
+    /// The ids of the containers that were there when the plan was made: all others are this deployment's. None in a
+    /// plan of an agent that told them by their age.
+    #[serde(default)]
+    pub old_containers: Option<Vec<String>>,
     /// Whether it was well before: one that was not is put back as sick as it was.
     pub old_was_well: bool,
     /// How its health is judged, for people.
@@ -295,6 +299,7 @@ fn service_plan(
         new: wanted.image.clone(),
         written: images.get(service).unwrap_or(&wanted.written).clone(),
         new_image_id: wanted.image_id.clone(),
+        old_containers: Some(running.map_or_else(Vec::new, |running| running.containers.clone())),
         old_was_well: running.is_none_or(|running| running.is_well),
         judged_by: judged_by(project, now, service),
     })

@@ -196,6 +196,7 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files that a host has")]
 mod tests {
     use std::os::unix::fs::FileExt as _;
 

@@ -1,6 +1,6 @@
 //! Replacing containers, forward and back, with the real `docker compose up`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use deploy_proto::names::{ProjectName, ServiceName};
 use deploy_proto::problem::{Code, Problem};
 
 use super::engine::{Container, EngineHealth};
+use super::health::Older;
 use super::{DockerHost, listed};
 use crate::config::{Order, Project};
 use crate::deploy::deadlines::BACK_ATTEMPTS;
@@ -284,10 +285,14 @@ impl DockerHost {
         settle: Duration,
         progress: Progress<'_>,
     ) -> Result<Vec<super::health::WellService>, Failure> {
+        let older = containers_before(plan);
         let terms = super::health::Terms {
             settle,
             wait: project.wait,
             since: plan.made_at,
+            older: older
+                .as_ref()
+                .map_or(Older::CreatedBefore(plan.made_at), Older::Ids),
         };
         let seen = |service: &ServiceName, seen: &str| {
             progress(Happened::Watching {
@@ -318,6 +323,15 @@ enum Replace {
     Changed,
     /// All, so that one that is being stopped is waited for.
     All,
+}
+
+/// The ids of the containers that were there before the deployment; none when its plan does not say.
+fn containers_before(plan: &Plan) -> Option<HashSet<&str>> {
+    let mut ids = HashSet::new();
+    for service in plan.services.iter().chain(&plan.unchanged) {
+        ids.extend(service.old_containers.as_ref()?.iter().map(String::as_str));
+    }
+    Some(ids)
 }
 
 /// What Docker means by a name without a tag.

@@ -86,6 +86,7 @@ impl DockerHost {
         RunningFacts {
             image_id: first.image_id.clone(),
             digest,
+            containers: all.iter().map(|container| container.id.clone()).collect(),
             // A service whose containers run several images is not as it should be.
             is_well: all
                 .iter()

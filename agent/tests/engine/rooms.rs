@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use deploy_agent::deploy::verdict::ContainerState;
 use deploy_agent::host::engine::{ContainerEvent, Engine, EventKind, Logins, Ran};
-use deploy_agent::host::health::{Checks, Health, Terms};
+use deploy_agent::host::health::{Checks, Health, Older, Terms};
 use futures_util::StreamExt;
 
 use super::support::{Fixture, docker, engine, eventually, service};
@@ -34,6 +34,7 @@ fn long_calls_can_run_in_tasks_of_their_own() {
         settle: Duration::ZERO,
         wait: Duration::ZERO,
         since: fixture.since,
+        older: Older::CreatedBefore(fixture.since),
     };
     sendable(&fixture.engine.pull(&image, |_, _| {}));
     sendable(&fixture.engine.remote_digest(&image));

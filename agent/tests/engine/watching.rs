@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use deploy_agent::host::health::{Health, Terms, WatchError, WellService};
+use deploy_agent::host::health::{Health, Older, Terms, WatchError, WellService};
 use deploy_proto::names::ServiceName;
 
 use super::support::{Fixture, service};
@@ -53,6 +53,7 @@ pub(crate) async fn watch_with(
         settle,
         wait,
         since: fixture.since,
+        older: Older::CreatedBefore(fixture.since),
     };
     let end = health
         .watch(&fixture.project, &services, terms, |service, seen| {

@@ -3,11 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use jiff::Timestamp;
-
+use super::Older;
 use crate::deploy::verdict::{ContainerState, Health, seconds};
 use crate::host::engine::{Container, Engine, EngineHealth, Healthcheck, Ran};
+use futures_util::future::join_all;
 
 /// How long a passed run counts: running a command in a container costs the host some 50 ms of work, and six services
 /// may settle at the same time.
@@ -43,15 +42,15 @@ fn badness(state: &ContainerState) -> u8 {
 /// Which restarts count: all of a container that the deployment made, and those of an older one since it was first
 /// seen.
 #[derive(Debug)]
-pub(super) struct Restarts {
-    since: Timestamp,
+pub(super) struct Restarts<'a> {
+    older: Older<'a>,
     before: HashMap<String, u64>,
 }
 
-impl Restarts {
-    pub(super) fn since(since: Timestamp) -> Self {
+impl<'a> Restarts<'a> {
+    pub(super) fn since(older: Older<'a>) -> Self {
         Self {
-            since,
+            older,
             before: HashMap::new(),
         }
     }
@@ -62,7 +61,7 @@ impl Restarts {
     }
 
     fn count_one(&mut self, container: &Container) -> u64 {
-        if container.created_at >= self.since {
+        if !self.older.contains(container) {
             return container.restarts;
         }
         let before = self
@@ -198,6 +197,10 @@ fn brief(output: &str) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::HashSet;
+
+    use jiff::Timestamp;
+
     use super::*;
 
     /// A container that runs without a healthcheck.
@@ -247,16 +250,29 @@ pub(super) mod tests {
 
     #[test]
     fn restarts_of_new_containers_all_count_and_of_old_ones_those_since_the_first_look() {
-        let mut restarts = Restarts::since(Timestamp::from_second(100).unwrap());
+        let old = HashSet::from(["old"]);
+        // By id, whatever the clock said when they were made; and by age, as older plans have it.
+        check_restarts(Older::Ids(&old), 10_000);
+        check_restarts(Older::CreatedBefore(Timestamp::from_second(100).unwrap()), 50);
+    }
+
+    fn check_restarts(older: Older<'_>, old_created: i64) {
+        let mut restarts = Restarts::since(older);
         let with = |id: &str, created, restarts| Container {
             restarts,
             ..running(id, created)
         };
-        assert_eq!(restarts.count(&[with("old", 50, 7), with("new", 100, 1)]), 1);
-        assert_eq!(restarts.count(&[with("old", 50, 8), with("new", 100, 1)]), 2);
+        assert_eq!(
+            restarts.count(&[with("old", old_created, 7), with("new", 100, 1)]),
+            1
+        );
+        assert_eq!(
+            restarts.count(&[with("old", old_created, 8), with("new", 100, 1)]),
+            2
+        );
         // Started by hand: from zero again.
-        assert_eq!(restarts.count(&[with("old", 50, 0)]), 0);
-        assert_eq!(restarts.count(&[with("old", 50, 1)]), 1);
+        assert_eq!(restarts.count(&[with("old", old_created, 0)]), 0);
+        assert_eq!(restarts.count(&[with("old", old_created, 1)]), 1);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod tcp;
 mod watch;
 mod words;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use deploy_proto::names::ServiceName;
@@ -31,14 +32,35 @@ pub struct Health {
 
 /// What a watch goes by.
 #[derive(Debug, Clone, Copy)]
-pub struct Terms {
+pub struct Terms<'a> {
     /// How long each service must stay well.
     pub settle: Duration,
     /// By when each must have become well.
     pub wait: Duration,
-    /// When the deployment began to replace containers, by the host's clock. A restart of a container that was created
-    /// since then is a crash, even one before the first look; older containers may have restarted before.
+    /// From when on the Engine's events are wanted. An Engine with another clock tells too few or too many of those that
+    /// were before the watch: each only makes it look once more.
     pub since: Timestamp,
+    /// The containers that were there before the deployment.
+    pub older: Older<'a>,
+}
+
+/// Which containers were there before the deployment. They may have restarted before; a restart of any other is a
+/// crash, even one before the first look.
+#[derive(Debug, Clone, Copy)]
+pub enum Older<'a> {
+    /// Those with these ids.
+    Ids(&'a HashSet<&'a str>),
+    /// Those that were created before this time: for plans of an agent that did not write the ids down.
+    CreatedBefore(Timestamp),
+}
+
+impl Older<'_> {
+    fn contains(&self, container: &engine::Container) -> bool {
+        match self {
+            Self::Ids(ids) => ids.contains(container.id.as_str()),
+            Self::CreatedBefore(time) => container.created_at < *time,
+        }
+    }
 }
 
 /// A service that is well.

@@ -44,7 +44,7 @@ impl Health {
         &self,
         project: &Project,
         services: &[ServiceName],
-        terms: Terms,
+        terms: Terms<'_>,
         on_seen: impl Fn(&ServiceName, &str) + Sync,
     ) -> Result<Vec<WellService>, WatchError> {
         if services.is_empty() {
@@ -75,7 +75,7 @@ impl Health {
         &self,
         project: &Project,
         services: &[ServiceName],
-        terms: Terms,
+        terms: Terms<'_>,
         begun: Instant,
         on_seen: &(impl Fn(&ServiceName, &str) + Sync),
     ) -> Result<BTreeMap<ServiceName, WellSince>, WatchError> {
@@ -172,7 +172,7 @@ impl Wake {
 async fn listen(
     engine: &Engine,
     project: &ProjectName,
-    terms: Terms,
+    terms: Terms<'_>,
     wakes: &BTreeMap<&ServiceName, Wake>,
 ) -> Infallible {
     loop {
@@ -194,10 +194,10 @@ struct Watch<'a> {
     project: &'a Project,
     service: &'a ServiceName,
     wake: &'a Wake,
-    terms: Terms,
+    terms: Terms<'a>,
     begun: Instant,
     judge: Judge,
-    restarts: Restarts,
+    restarts: Restarts<'a>,
     own: OwnChecks,
     /// When the Engine last answered.
     answered: Instant,
@@ -217,7 +217,7 @@ impl<'a> Watch<'a> {
         project: &'a Project,
         service: &'a ServiceName,
         wake: &'a Wake,
-        terms: Terms,
+        terms: Terms<'a>,
         begun: Instant,
     ) -> Self {
         Self {
@@ -231,7 +231,7 @@ impl<'a> Watch<'a> {
                 settle: terms.settle,
                 wait: terms.wait,
             }),
-            restarts: Restarts::since(terms.since),
+            restarts: Restarts::since(terms.older),
             own: OwnChecks::default(),
             answered: begun,
         }
