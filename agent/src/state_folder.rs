@@ -146,8 +146,9 @@ fn holder(lock: &File) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests make the files that a host has")]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "tests make the files that a host has")]
+
     use super::*;
 
     #[test]

@@ -196,8 +196,9 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests make the files that a host has")]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "tests make the files that a host has")]
+
     use std::os::unix::fs::FileExt as _;
 
     use super::*;
