@@ -314,6 +314,8 @@ impl Stage {
                 | Happened::PhaseDone { .. }
                 | Happened::PhaseFailed { .. }
                 | Happened::Note { .. }
+                | Happened::Cancelling { .. }
+                | Happened::HookSaid { .. }
                 | Happened::Pulling { .. }
                 | Happened::Watching { .. } => None,
             });
