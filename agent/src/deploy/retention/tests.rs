@@ -179,6 +179,7 @@ fn an_image_that_another_project_keeps_stays_and_so_does_one_that_a_deployment_i
         old: format!("{LISTED}:v{old}").parse().ok(),
         old_digest: digest(old).parse().ok(),
         old_image_id: Some(id(old)),
+        old_containers: None,
         new: format!("{LISTED}:v{new}@{}", digest(new)).parse().unwrap(),
         written: format!("{LISTED}:v{new}").parse().unwrap(),
         new_image_id: None,
