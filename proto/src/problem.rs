@@ -53,7 +53,7 @@ pub enum Code {
     OtherServices,
     /// The image does not exist, cannot be pulled with the host's credentials, or is for another architecture.
     ImageUnavailable,
-    /// The host lacks what the deployment needs: disk space, Compose v2.
+    /// The host lacks what the deployment needs: disk space, a free port, a sane clock, Compose v2.
     HostUnfit,
     /// A command that the host's configuration runs beside a deployment failed.
     HookFailed,

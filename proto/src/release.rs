@@ -25,6 +25,9 @@ pub struct PlanView {
     pub edits: Vec<PlannedEdit>,
     /// What the caller should know before saying yes.
     pub warnings: Vec<String>,
+    /// What was checked on the host and found to be in order, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<String>,
 }
 
 /// One service of a plan.

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use deploy_proto::event::RunningService;
-use deploy_proto::image::{Digest, ImageRef};
+use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
 use deploy_proto::problem::{Code, Problem};
 
-use super::facts::{Facts, RunningFacts, ServiceFacts, SourceFile};
+use super::facts::{Facts, HostFacts, Offered, RunningFacts, ServiceFacts, SourceFile};
 use super::phase::{Action, Failure};
 use super::plan::{Edits, FileEdit, LineEdit, Moment, Plan, ServicePlan};
 use super::port::{EditFailure, Host, LogTail, Progress, Summary};
@@ -136,18 +136,26 @@ impl Host for FakeHost {
         })
     }
 
-    async fn resolve(&self, images: &BTreeSet<ImageRef>) -> Result<BTreeMap<ImageRef, Digest>, Failure> {
-        let digest = |image: &ImageRef| {
-            if image.tag() == Some("v1") {
+    async fn resolve(&self, images: &BTreeSet<ImageRef>) -> BTreeMap<ImageRef, Result<Offered, Problem>> {
+        let offered = |image: &ImageRef| {
+            let digest = if image.tag() == Some("v1") {
                 OLD_DIGEST
             } else {
                 NEW_DIGEST
+            };
+            Offered {
+                digest: digest.parse().unwrap(),
+                platforms: Vec::new(),
             }
         };
-        Ok(images
+        images
             .iter()
-            .map(|image| (image.clone(), digest(image).parse().unwrap()))
-            .collect())
+            .map(|image| (image.clone(), Ok(offered(image))))
+            .collect()
+    }
+
+    async fn look_around(&self, _plan: &Plan, _ports: &BTreeSet<u16>) -> Result<HostFacts, Failure> {
+        Ok(HostFacts::default())
     }
 
     async fn edits(

@@ -11,8 +11,11 @@ pub mod feed;
 pub mod phase;
 pub mod plan;
 pub mod planning;
+pub mod platform;
 pub mod port;
 pub mod restored;
+pub mod ports;
+pub mod preflight;
 pub mod retention;
 pub mod runner;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::base64_bytes;
 use super::facts::{Facts, ServiceFacts, SourceFile};
 use super::phase::Course;
+use super::ports::HostPorts;
 use crate::config::{Probe, ProbeCheck, Project};
 
 /// What a deployment will do. It is journaled, so that a restarted agent does the same.
@@ -42,6 +43,9 @@ pub struct Plan {
     pub hooks: Vec<PlannedHook>,
     /// What the caller should know.
     pub warnings: Vec<String>,
+    /// What was checked and found to be in order, for people.
+    #[serde(default)]
+    pub checks: Vec<String>,
 }
 
 /// A command that runs beside a deployment.
@@ -98,6 +102,9 @@ pub struct ServicePlan {
     pub old_was_well: bool,
     /// How its health is judged, for people.
     pub judged_by: Vec<String>,
+    /// What its image must be built for, where the Compose file says that (`platform:`).
+    #[serde(default)]
+    pub platform: Option<String>,
 }
 
 /// One file to change.
@@ -207,14 +214,13 @@ pub fn has_image(wanted: &Wanted, now: &ServiceFacts) -> bool {
 /// `edits` are the changes of the files that write the changing services' images.
 ///
 /// # Errors
-/// Not enough free disk space, and a file that changed while the plan was made.
+/// A file that changed while the plan was made.
 pub fn make(
     purpose: &Purpose<'_>,
     facts: &Facts,
     wanted: &BTreeMap<ServiceName, Wanted>,
     edits: Edits,
 ) -> Result<Plan, Problem> {
-    check_space(purpose.project, facts.free_bytes)?;
     check_files_unmoved(facts, &edits.files)?;
     let (changing, unchanged) = changing(wanted, facts);
     let service_plan =
@@ -245,23 +251,8 @@ pub fn make(
         edits: edits.files,
         hooks: Vec::new(),
         warnings,
+        checks: Vec::new(),
     })
-}
-
-/// Refuses when less than `min_free` is free where the Engine keeps its images.
-pub fn check_space(project: &Project, free_bytes: u64) -> Result<(), Problem> {
-    if free_bytes >= project.min_free_bytes {
-        return Ok(());
-    }
-    let mebi = |bytes: u64| bytes / (1024 * 1024);
-    let detail = format!(
-        "only {} MiB are free where the Engine keeps its images, and project {} wants {} MiB (min_free)",
-        mebi(free_bytes),
-        project.name,
-        mebi(project.min_free_bytes)
-    );
-    Err(Problem::new(Code::HostUnfit, detail)
-        .hint("free disk space on the host, or lower min_free in its projects.d file"))
 }
 
 fn check_files_unmoved(facts: &Facts, edits: &[FileEdit]) -> Result<(), Problem> {
@@ -302,6 +293,7 @@ fn service_plan(
         old_containers: Some(running.map_or_else(Vec::new, |running| running.containers.clone())),
         old_was_well: running.is_none_or(|running| running.is_well),
         judged_by: judged_by(project, now, service),
+        platform: now.platform.clone(),
     })
 }
 
@@ -345,8 +337,9 @@ fn warnings(project: &Project, facts: &Facts, services: &[ServicePlan]) -> Vec<S
                 "{service}: latest says nothing about what is deployed; the digest is recorded"
             ));
         }
-        if !now.fixed_ports.is_empty() {
-            let ports: Vec<_> = now.fixed_ports.iter().map(u16::to_string).collect();
+        let ports: Vec<_> = now.ports.iter().filter_map(HostPorts::fixed).collect();
+        if !ports.is_empty() {
+            let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
             warnings.push(format!(
                 "{service} publishes port {}: it is away while it is replaced",
                 ports.join(", ")
@@ -455,6 +448,7 @@ impl Plan {
                 .flat_map(|edit| planned_edits(edit, dir))
                 .collect(),
             warnings: self.warnings.clone(),
+            checks: self.checks.clone(),
         }
     }
 }

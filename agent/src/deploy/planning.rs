@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use deploy_proto::image::{Digest, ImageRef};
+use deploy_proto::image::ImageRef;
 use deploy_proto::names::{KeyName, ReleaseNumber, ServiceName};
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::push::{Push, Rollback, RollbackTarget};
@@ -10,10 +10,13 @@ use deploy_proto::release::ReleaseState;
 use jiff::Timestamp;
 
 use super::choice;
-use super::facts::{Facts, ServiceFacts, SourceFile};
+use super::facts::{Facts, Offered, ServiceFacts, SourceFile};
 use super::phase::Failure;
 use super::plan::{self, Edits, Plan, Purpose, Wanted};
+use super::platform::Platform;
 use super::port::Host;
+use super::ports::HostPorts;
+use super::preflight::{self, Question};
 use super::sequence;
 use crate::config::Project;
 use crate::history::{History, HistoryError, Release, ReleaseImage, Request};
@@ -68,11 +71,31 @@ impl From<HistoryError> for NoPlan {
     }
 }
 
-/// Makes the plan. Changes nothing on the host and nothing in the history.
+/// A plan before it was checked.
+struct Draft {
+    plan: Plan,
+    /// Why it cannot be carried out, as far as that is known.
+    refusals: Vec<Problem>,
+    /// Services that it lacks, because their image is not to be had.
+    missing: BTreeSet<ServiceName>,
+    /// What the registries say the images are built for.
+    offered: BTreeMap<ServiceName, Vec<Platform>>,
+}
+
+/// What a push wants of every service, as far as the registries have it.
+#[derive(Default)]
+struct Resolved {
+    wanted: BTreeMap<ServiceName, Wanted>,
+    offered: BTreeMap<ServiceName, Vec<Platform>>,
+    missing: BTreeSet<ServiceName>,
+    refusals: Vec<Problem>,
+}
+
+/// Makes the plan and checks that it can be carried out. Changes nothing on the host and nothing in the history.
 ///
 /// # Errors
-/// The request names what is not there or not allowed, a registry does not know an image, the Compose files cannot be
-/// edited as asked or were edited by hand, or the history cannot be read.
+/// The request names what is not there or not allowed, the Compose files were edited by hand, the history cannot be read;
+/// and, all at once, whatever else is in the way: see `preflight`.
 pub async fn plan<H: Host>(
     host: &H,
     history: &History,
@@ -94,7 +117,7 @@ async fn plan_push<H: Host>(
 ) -> Result<Planned, NoPlan> {
     // The registry and the Engine are asked side by side: together they are most of the time of a push that changes nothing.
     let images: BTreeSet<ImageRef> = push.images.iter().map(|change| change.image.clone()).collect();
-    let (facts, digests) = tokio::join!(host.facts(project), host.resolve(&images));
+    let (facts, offers) = tokio::join!(host.facts(project), host.resolve(&images));
     let facts = facts?;
     // What the key may not change is refused before anything is told of what a registry said.
     let chosen = choice::choose(&push.images, &facts, asked.scope)?;
@@ -105,7 +128,8 @@ async fn plan_push<H: Host>(
             history.last_live_plan(project.name.clone()).await?,
         )?;
     }
-    let wanted = wanted_by_push(project, &chosen.images, &digests?)?;
+    let resolved = wanted_by_push(project, &chosen.images, &offers);
+    let wanted = resolved.wanted;
     let live = history.live_release(project.name.clone()).await?;
     let next = history.next_release(project.name.clone()).await?;
     let is_what_runs = live.as_ref().is_some_and(|live| describes(live, project, &facts));
@@ -124,7 +148,14 @@ async fn plan_push<H: Host>(
         to,
         now: asked.now,
     };
-    let plan = assemble(host, &purpose, &facts, &wanted).await?;
+    let (plan, unwritable) = assemble(host, &purpose, &facts, &wanted).await?;
+    let draft = Draft {
+        plan,
+        refusals: resolved.refusals.into_iter().chain(unwritable).collect(),
+        missing: resolved.missing,
+        offered: resolved.offered,
+    };
+    let plan = checked(host, history, &purpose, asked, &facts, draft).await?;
     let plan = chosen
         .idle
         .iter()
@@ -199,56 +230,129 @@ async fn plan_rollback<H: Host>(
         to: target.number,
         now: asked.now,
     };
-    let plan = assemble(host, &purpose, &facts, &wanted).await?;
+    let (plan, unwritable) = assemble(host, &purpose, &facts, &wanted).await?;
+    let draft = Draft {
+        plan,
+        refusals: unwritable.into_iter().collect(),
+        missing: BTreeSet::new(),
+        offered: BTreeMap::new(),
+    };
+    let plan = checked(host, history, &purpose, asked, &facts, draft).await?;
     Ok(Planned {
         plan,
         releases: Vec::new(),
     })
 }
 
+/// Checks the host for a plan, and tells all that is in the way at once. A plan that changes nothing needs nothing.
+async fn checked<H: Host>(
+    host: &H,
+    history: &History,
+    purpose: &Purpose<'_>,
+    asked: &Asked<'_>,
+    facts: &Facts,
+    draft: Draft,
+) -> Result<Plan, NoPlan> {
+    let Draft {
+        mut plan,
+        mut refusals,
+        missing,
+        offered,
+    } = draft;
+    if plan.services.is_empty() && missing.is_empty() && refusals.is_empty() {
+        return Ok(plan);
+    }
+    let changing = plan
+        .services
+        .iter()
+        .map(|service| &service.service)
+        .chain(&missing);
+    let ports = changing
+        .filter_map(|service| facts.services.get(service))
+        .flat_map(|service| service.ports.iter().filter_map(HostPorts::fixed))
+        .collect();
+    let id = asked.request.id().clone();
+    let (around, last) = tokio::join!(host.look_around(&plan, &ports), history.newest_time(id));
+    let findings = preflight::judge(&Question {
+        project: purpose.project,
+        facts,
+        host: &around?,
+        plan: &plan,
+        missing: &missing,
+        offered: &offered,
+        now: purpose.now,
+        last: last?,
+    });
+    refusals.extend(findings.refusals);
+    if let Some(problem) = preflight::together(refusals) {
+        return Err(problem.into());
+    }
+    plan.warnings.extend(findings.warnings);
+    plan.checks = findings.checks;
+    Ok(plan)
+}
+
+/// The plan, and why its edits cannot be made, where they cannot.
 async fn assemble<H: Host>(
     host: &H,
     purpose: &Purpose<'_>,
     facts: &Facts,
     wanted: &BTreeMap<ServiceName, Wanted>,
-) -> Result<Plan, Failure> {
+) -> Result<(Plan, Option<Problem>), Failure> {
     let (changing, _unchanged) = plan::changing(wanted, facts);
     let written: BTreeMap<ServiceName, ImageRef> = wanted
         .iter()
         .filter(|(service, _)| changing.contains(*service))
         .map(|(service, wanted)| (service.clone(), wanted.written.clone()))
         .collect();
-    let edits = if written.is_empty() {
-        Edits::default()
+    let (edits, unwritable) = if written.is_empty() {
+        (Edits::default(), None)
     } else {
-        host.edits(purpose.project, &written).await?
+        match host.edits(purpose.project, &written).await {
+            Ok(edits) => (edits, None),
+            Err(failure) => (Edits::default(), Some(failure.problem)),
+        }
     };
-    Ok(plan::make(purpose, facts, wanted, edits)?)
+    Ok((plan::make(purpose, facts, wanted, edits)?, unwritable))
 }
 
+/// Sorts what was asked for into what the registries have and what they do not. An image that several services want is
+/// told once.
 fn wanted_by_push(
     project: &Project,
     chosen: &BTreeMap<ServiceName, ImageRef>,
-    digests: &BTreeMap<ImageRef, Digest>,
-) -> Result<BTreeMap<ServiceName, Wanted>, Problem> {
-    let wanted = |(service, image): (&ServiceName, &ImageRef)| {
-        let digest = digests.get(image).or(image.digest()).ok_or_else(|| {
-            Problem::new(
-                Code::ImageUnavailable,
-                format!("the registry gave no digest for {image}"),
-            )
-        })?;
-        let written = choice::written(image, digest, project.pin);
-        Ok((
-            service.clone(),
-            Wanted {
-                image: image.with_digest(digest.clone()),
-                written,
-                image_id: None,
-            },
-        ))
-    };
-    chosen.iter().map(wanted).collect()
+    offers: &BTreeMap<ImageRef, Result<Offered, Problem>>,
+) -> Resolved {
+    let mut resolved = Resolved::default();
+    for (service, image) in chosen {
+        match offers.get(image) {
+            Some(Ok(offered)) => {
+                let wanted = Wanted {
+                    image: image.with_digest(offered.digest.clone()),
+                    written: choice::written(image, &offered.digest, project.pin),
+                    image_id: None,
+                };
+                resolved.wanted.insert(service.clone(), wanted);
+                resolved
+                    .offered
+                    .insert(service.clone(), offered.platforms.clone());
+            }
+            Some(Err(problem)) => {
+                resolved.missing.insert(service.clone());
+                if !resolved.refusals.contains(problem) {
+                    resolved.refusals.push(problem.clone());
+                }
+            }
+            None => {
+                let detail = format!("the registry gave no digest for {image}");
+                resolved.missing.insert(service.clone());
+                resolved
+                    .refusals
+                    .push(Problem::new(Code::ImageUnavailable, detail));
+            }
+        }
+    }
+    resolved
 }
 
 /// The services of the target release that run something else now. One that ran neither then nor now stays away: it

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 use deploy_proto::event::{Happened, RunningService};
-use deploy_proto::image::{Digest, ImageRef};
+use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
+use deploy_proto::problem::Problem;
 
-use super::facts::Facts;
+use super::facts::{Facts, HostFacts, Offered};
 use super::phase::Failure;
 use super::plan::{Edits, Moment, Plan};
 use crate::config::Project;
@@ -43,11 +44,19 @@ pub trait Host: Send + Sync + 'static {
     /// Gathers what is known of the project.
     fn facts(&self, project: &Project) -> impl Future<Output = Result<Facts, Failure>> + Send;
 
-    /// Asks the registries for the digests of these images, all at once.
+    /// Asks the registries for the digests of these images, all at once; each has an answer of its own.
     fn resolve(
         &self,
         images: &BTreeSet<ImageRef>,
-    ) -> impl Future<Output = Result<BTreeMap<ImageRef, Digest>, Failure>> + Send;
+    ) -> impl Future<Output = BTreeMap<ImageRef, Result<Offered, Problem>>> + Send;
+
+    /// Looks at the host around the project, for the checks before a deployment: at its images, disks, containers and,
+    /// for these ports, at what listens. Changes nothing.
+    fn look_around(
+        &self,
+        plan: &Plan,
+        ports: &BTreeSet<u16>,
+    ) -> impl Future<Output = Result<HostFacts, Failure>> + Send;
 
     /// Works out the edits that write these images. Changes nothing.
     fn edits(

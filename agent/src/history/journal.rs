@@ -289,6 +289,26 @@ impl History {
         .await
     }
 
+    /// When the journal last wrote of a deployment of any project but this one: when the newest ended or was accepted.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn newest_time(&self, but: DeploymentId) -> Result<Option<Timestamp>, HistoryError> {
+        self.with(move |connection| {
+            let newest: Option<String> = connection
+                .query_row(
+                    "SELECT coalesce(ended_at, accepted_at) FROM deployment WHERE id <> ?1
+                     ORDER BY ordinal DESC LIMIT 1",
+                    [but.as_str()],
+                    |row| row.get(0),
+                )
+                .optional()
+                .map_err(sql("read the newest time"))?;
+            newest.map(|text| parsed("a time", &text)).transpose()
+        })
+        .await
+    }
+
     /// One deployment.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! `engine` speaks to the Engine, `compose` reads and restarts Compose projects, `health` looks at services, `files`
 //! replaces files, `process` spawns. This file puts them together as the `Host` that the runner drives; each action has
-//! its own file: `survey` (facts and edits), `pull`, `change` (edit and restore), `restart` (forward and back), `look`
+//! its own file: `survey` (facts and edits), `preflight` (the host around), `pull`, `change` (edit and restore), `restart` (forward and back), `look`
 //! (watch, status, logs).
 
 mod change;
@@ -12,7 +12,9 @@ pub mod files;
 pub mod health;
 mod hooks;
 mod images;
+mod listeners;
 mod look;
+mod preflight;
 pub mod process;
 mod pull;
 mod restart;
@@ -25,13 +27,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deploy_proto::event::RunningService;
-use deploy_proto::image::{Digest, ImageRef};
+use deploy_proto::image::ImageRef;
 use deploy_proto::names::{ProjectName, ServiceName};
 use deploy_proto::problem::Problem;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use crate::config::{Config, Project};
-use crate::deploy::facts::Facts;
+use crate::deploy::facts::{Facts, HostFacts, Offered};
 use crate::deploy::phase::Failure;
 use crate::deploy::plan::{Edits, Moment, Plan};
 use crate::deploy::port::{EditFailure, Host, LogTail, Progress, Summary};
@@ -61,6 +63,8 @@ pub struct Environment {
 pub struct DockerHost {
     engine: Engine,
     surroundings: Surroundings,
+    /// The agent's own folder, which the journal is in.
+    state_dir: PathBuf,
     health: Health,
     compose: OnceCell<Compose>,
     /// What `docker compose config` said of the files as they were last read: asking again takes 20 to 45 ms, which is
@@ -109,6 +113,7 @@ impl DockerHost {
             health: Health::new(engine.clone()),
             engine,
             surroundings,
+            state_dir: config.state_dir.clone(),
             compose: OnceCell::new(),
             models: Mutex::default(),
             unfinished: Mutex::default(),
@@ -141,8 +146,12 @@ impl Host for DockerHost {
         self.survey(project).await
     }
 
-    async fn resolve(&self, images: &BTreeSet<ImageRef>) -> Result<BTreeMap<ImageRef, Digest>, Failure> {
-        self.digests(images).await
+    async fn resolve(&self, images: &BTreeSet<ImageRef>) -> BTreeMap<ImageRef, Result<Offered, Problem>> {
+        self.offers(images).await
+    }
+
+    async fn look_around(&self, plan: &Plan, ports: &BTreeSet<u16>) -> Result<HostFacts, Failure> {
+        Ok(self.surroundings_of(plan, ports).await?)
     }
 
     async fn edits(
@@ -169,13 +178,8 @@ impl Host for DockerHost {
         Ok("runs already, and is well".to_owned())
     }
 
-    async fn pull(
-        &self,
-        _project: &Project,
-        plan: &Plan,
-        progress: Progress<'_>,
-    ) -> Result<Summary, Failure> {
-        self.pull_images(plan, progress).await
+    async fn pull(&self, project: &Project, plan: &Plan, progress: Progress<'_>) -> Result<Summary, Failure> {
+        self.pull_images(project, plan, progress).await
     }
 
     async fn gate(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {

@@ -1,6 +1,7 @@
 //! Pulling a plan's images, all at once, and the checks before the first change.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use deploy_proto::event::Happened;
 use deploy_proto::image::ImageRef;
@@ -8,26 +9,42 @@ use deploy_proto::problem::{Code, Problem};
 use futures_util::future::try_join_all;
 
 use super::DockerHost;
-use super::engine::PullEnd;
+use super::engine::{LocalImage, PullEnd};
 use super::survey::source_files;
 use crate::config::Project;
 use crate::deploy::phase::Failure;
-use crate::deploy::plan::{self, Plan, ServicePlan};
+use crate::deploy::plan::{Plan, ServicePlan};
 use crate::deploy::port::{Progress, Summary};
+use crate::deploy::preflight::{self, size};
+
+/// Between two looks at the free space while images are pulled: a fast registry and disk fill a few hundred MB in it.
+const SPACE_PAUSE: Duration = Duration::from_secs(1);
 
 impl DockerHost {
     /// Brings every image of the plan onto this host. What is here already costs no network, so that a rollback needs no
     /// registry.
-    pub(super) async fn pull_images(&self, plan: &Plan, progress: Progress<'_>) -> Result<Summary, Failure> {
+    pub(super) async fn pull_images(
+        &self,
+        project: &Project,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> Result<Summary, Failure> {
         // The plan is in the journal: nothing of it is removed from here on, but an image may be going just now.
         self.wait_for_removal().await;
-        let mut images: BTreeSet<&ImageRef> = BTreeSet::new();
+        let mut images: BTreeSet<(&ImageRef, Option<&str>)> = BTreeSet::new();
         for service in &plan.services {
             if !self.is_here(service).await? {
-                images.insert(&service.new);
+                images.insert((&service.new, service.platform.as_deref()));
             }
         }
-        let ends = try_join_all(images.iter().map(|image| self.pull_one(image, progress))).await?;
+        let pulls = images
+            .iter()
+            .map(|(image, platform)| self.pull_one(image, *platform, progress));
+        // What is dropped here is broken off: the Engine stops a pull whose caller has gone, and removes what it has of it.
+        let ends = tokio::select! {
+            ends = try_join_all(pulls) => ends?,
+            problem = self.runs_short(project) => return Err(problem.into()),
+        };
         let pulled: Vec<u64> = ends
             .iter()
             .filter_map(|end| match end {
@@ -50,7 +67,33 @@ impl DockerHost {
         Ok(self.engine.image(id).await.map_err(Problem::from)?.is_some())
     }
 
-    async fn pull_one(&self, image: &ImageRef, progress: Progress<'_>) -> Result<PullEnd, Problem> {
+    /// Looks at the free space until too little is left. An Engine that does not tell is asked again: the pull finds out
+    /// by itself.
+    async fn runs_short(&self, project: &Project) -> Problem {
+        loop {
+            tokio::time::sleep(SPACE_PAUSE).await;
+            let Ok(disk) = self.engine.disk_free().await else {
+                continue;
+            };
+            if disk.free_bytes < project.min_free_bytes {
+                let detail = format!(
+                    "the pull was broken off with {} left where the Engine keeps its images: project {} wants {} to stay free (min_free)",
+                    size(disk.free_bytes),
+                    project.name,
+                    size(project.min_free_bytes)
+                );
+                return Problem::new(Code::HostUnfit, detail)
+                    .hint("free disk space on the host, or lower min_free in its projects.d file");
+            }
+        }
+    }
+
+    async fn pull_one(
+        &self,
+        image: &ImageRef,
+        platform: Option<&str>,
+        progress: Progress<'_>,
+    ) -> Result<PullEnd, Problem> {
         if image.digest().is_none() {
             let detail =
                 format!("{image} is not on this host any more, and no registry ever gave it a digest");
@@ -64,14 +107,18 @@ impl DockerHost {
                 total_bytes,
             })
         };
-        self.engine.pull(image, told).await.map_err(Problem::from)
+        let pulled = self.engine.pull(image, platform, told).await;
+        pulled.map_err(|error| self.registry_problem(image, error))
     }
 
     /// Checks, with the images here and before anything is touched: the files are as planned, the disk still has room,
-    /// every image is found under what will be written.
+    /// every image is found under what will be written, and is built for this host.
     pub(super) async fn check_all(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
-        let disk = self.engine.disk_free().await.map_err(Problem::from)?;
-        plan::check_space(project, disk.free_bytes)?;
+        // An image that a release recorded was here before: going back to it needs no room.
+        if plan.services.iter().any(|service| service.new_image_id.is_none()) {
+            let disk = self.engine.disk_free().await.map_err(Problem::from)?;
+            preflight::check_space(project, disk.free_bytes)?;
+        }
         let read = self.read(project).await?;
         let now = source_files(&read.sources);
         // After a crash in Editing this phase is not begun again, so here the files must be as they were planned.
@@ -81,28 +128,27 @@ impl DockerHost {
                 .hint("push again when nobody edits them")
                 .into());
         }
+        let host = self.engine.host_platform().await.map_err(Problem::from)?;
         for service in &plan.services {
-            self.planned_image_id(service).await?;
+            let image = self.planned_image(service).await?;
+            preflight::check_platform(service, &[image.platform], &host)?;
         }
         Ok(String::new())
     }
 
     /// The local id of the image that a service is to run.
     pub(super) async fn planned_image_id(&self, service: &ServicePlan) -> Result<String, Problem> {
-        let pinned = service
-            .new
-            .digest()
-            .map(|digest| format!("{}@{digest}", service.new.repository()));
-        for reference in pinned.iter().chain(&service.new_image_id) {
-            if let Some(image) = self.engine.image(reference).await.map_err(Problem::from)? {
-                return Ok(image.id);
-            }
-        }
-        Err(Problem::new(
-            Code::ImageUnavailable,
-            format!("{} is not on this host", service.new),
-        )
-        .hint("was it removed by hand just now? Push again"))
+        Ok(self.planned_image(service).await?.id)
+    }
+
+    async fn planned_image(&self, service: &ServicePlan) -> Result<LocalImage, Problem> {
+        self.find_planned(service).await?.ok_or_else(|| {
+            Problem::new(
+                Code::ImageUnavailable,
+                format!("{} is not on this host", service.new),
+            )
+            .hint("was it removed by hand just now? Push again")
+        })
     }
 }
 

@@ -271,7 +271,9 @@ impl DockerHost {
         if self.engine.image(image_id).await?.is_none() {
             let digest = service.old_digest.as_ref().or(old.digest());
             let pinned = digest.map_or_else(|| old.clone(), |digest| old.with_digest(digest.clone()));
-            self.engine.pull(&pinned, |_done, _total| ()).await?;
+            self.engine
+                .pull(&pinned, service.platform.as_deref(), |_done, _total| ())
+                .await?;
         }
         self.name_locally(old, image_id).await
     }

@@ -3,18 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
-use deploy_proto::image::{Digest, ImageRef};
+use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
 use deploy_proto::problem::{Code, Problem};
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 
 use super::compose::{self, ComposeService, Healthcheck, Model, Sources};
 use super::engine::{Container, EngineHealth};
 use super::{DockerHost, Read};
 use crate::config::Project;
-use crate::deploy::facts::{Facts, RunningFacts, ServiceFacts, SourceFile};
+use crate::deploy::facts::{Facts, Held, Offered, RunningFacts, ServiceFacts, SourceFile};
 use crate::deploy::phase::Failure;
 use crate::deploy::plan::Edits;
+use crate::deploy::ports::HostPorts;
 use crate::deploy::verdict::ContainerState;
 
 impl DockerHost {
@@ -55,18 +56,27 @@ impl DockerHost {
             Healthcheck::Disabled => false,
             Healthcheck::FromImage => first.is_some_and(|container| container.healthcheck.is_some()),
         };
-        let fixed_ports = service
+        let ports = service
             .published
             .iter()
-            .filter_map(|port| port.published.parse().ok())
-            .filter(|port| *port != 0);
+            .filter_map(|port| HostPorts::read(&port.address, &port.published, &port.protocol));
+        let holding = || containers.iter().filter(|container| keeps_ports(container));
+        let holds = Held {
+            ports: holding()
+                .flat_map(|container| container.publishes.clone())
+                .collect(),
+            any: holding().any(|container| container.on_host_network),
+        };
         let facts = ServiceFacts {
             image,
             has_profile: !service.profiles.is_empty(),
             depends_on: service.depends_on.keys().cloned().collect(),
             has_healthcheck,
-            fixed_ports: fixed_ports.collect(),
+            ports: ports.collect(),
+            container_name: service.container_name.clone(),
+            platform: service.platform.clone(),
             running,
+            holds,
         };
         (name.clone(), facts)
     }
@@ -94,17 +104,17 @@ impl DockerHost {
         }
     }
 
-    /// The registries' digests of these images, asked for all at once. An image that is named by digest and is on this
-    /// host already needs no registry.
-    pub(super) async fn digests(
+    /// What the registries have under these names, asked for all at once. An image that is named by digest and is on
+    /// this host already needs no registry.
+    pub(super) async fn offers(
         &self,
         images: &BTreeSet<ImageRef>,
-    ) -> Result<BTreeMap<ImageRef, Digest>, Failure> {
-        let digests = try_join_all(images.iter().map(|image| self.digest(image))).await?;
-        Ok(images.iter().cloned().zip(digests).collect())
+    ) -> BTreeMap<ImageRef, Result<Offered, Problem>> {
+        let offers = join_all(images.iter().map(|image| self.offer(image))).await;
+        images.iter().cloned().zip(offers).collect()
     }
 
-    async fn digest(&self, image: &ImageRef) -> Result<Digest, Problem> {
+    async fn offer(&self, image: &ImageRef) -> Result<Offered, Problem> {
         if let Some(digest) = image.digest()
             && self
                 .engine
@@ -112,9 +122,17 @@ impl DockerHost {
                 .await?
                 .is_some()
         {
-            return Ok(digest.clone());
+            return Ok(Offered {
+                digest: digest.clone(),
+                platforms: Vec::new(),
+            });
         }
-        Ok(self.engine.remote_digest(image).await?)
+        let remote = self.engine.remote_image(image).await;
+        let remote = remote.map_err(|error| self.registry_problem(image, error))?;
+        Ok(Offered {
+            digest: remote.digest,
+            platforms: remote.platforms,
+        })
     }
 
     /// Reads the project's files, and what Compose makes of them unless it was asked about the same bytes before.
@@ -185,6 +203,19 @@ pub(super) fn source_files(sources: &Sources) -> Vec<SourceFile> {
             bytes: bytes.to_vec(),
         })
         .collect()
+}
+
+/// Whether it has its ports, or gets them back in a moment because the Engine starts it again.
+fn keeps_ports(container: &Container) -> bool {
+    match container.state {
+        ContainerState::Running
+        | ContainerState::Restarting { .. }
+        | ContainerState::Other(_)
+        | ContainerState::Exited { stays: false, .. } => true,
+        ContainerState::Missing | ContainerState::Created | ContainerState::Exited { stays: true, .. } => {
+            false
+        }
+    }
 }
 
 fn is_well(container: &Container) -> bool {

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use deploy_agent::deploy::platform::Platform;
 use deploy_agent::host::engine::{Error, PullEnd, RegistryTrouble};
 use deploy_proto::image::Digest;
 use deploy_proto::problem::{Code, Problem};
@@ -32,16 +33,18 @@ async fn an_image_is_pulled_by_its_digest_with_progress_and_the_second_time_with
     let image = registry.image("v1");
     registry.publish(&image, AMD64, 30_000_000).await;
 
-    engine.remote_digest(&image).await.unwrap();
+    engine.remote_image(&image).await.unwrap();
     let begun = Instant::now();
-    let digest = engine.remote_digest(&image).await.unwrap();
-    eprintln!("remote_digest: {:?}", begun.elapsed());
+    let digest = engine.remote_image(&image).await.unwrap().digest;
+    eprintln!("remote_image: {:?}", begun.elapsed());
     let pinned = image.with_digest(digest.clone());
 
     let seen = Mutex::new(Vec::new());
     let begun = Instant::now();
     let end = engine
-        .pull(&pinned, |done, total| seen.lock().unwrap().push((done, total)))
+        .pull(&pinned, None, |done, total| {
+            seen.lock().unwrap().push((done, total))
+        })
         .await
         .unwrap();
     eprintln!("pull of 30 MB: {:?}", begun.elapsed());
@@ -65,12 +68,12 @@ async fn an_image_is_pulled_by_its_digest_with_progress_and_the_second_time_with
     registry.stop();
     let begun = Instant::now();
     let again = engine
-        .pull(&pinned, |_, _| panic!("no progress without network"))
+        .pull(&pinned, None, |_, _| panic!("no progress without network"))
         .await;
     eprintln!("pull of what is here: {:?}", begun.elapsed());
     assert_eq!(again.unwrap(), PullEnd::AlreadyHere);
     assert_eq!(
-        trouble(engine.remote_digest(&image).await.unwrap_err()),
+        trouble(engine.remote_image(&image).await.unwrap_err()),
         RegistryTrouble::Unreachable
     );
 }
@@ -81,13 +84,13 @@ async fn a_tag_that_moves_after_it_was_resolved_changes_nothing() {
     let engine = engine();
     let image = registry.image("v1");
     registry.publish(&image, AMD64, 1000).await;
-    let first = engine.remote_digest(&image).await.unwrap();
+    let first = engine.remote_image(&image).await.unwrap().digest;
     registry.publish(&image, AMD64, 1000).await;
-    let second = engine.remote_digest(&image).await.unwrap();
+    let second = engine.remote_image(&image).await.unwrap().digest;
     assert_ne!(first, second);
 
     engine
-        .pull(&image.with_digest(first.clone()), |_, _| {})
+        .pull(&image.with_digest(first.clone()), None, |_, _| {})
         .await
         .unwrap();
     let pinned = |digest: &Digest| format!("{}@{digest}", image.repository());
@@ -96,7 +99,7 @@ async fn a_tag_that_moves_after_it_was_resolved_changes_nothing() {
 
     // The tag here is not moved by the pull of the newer one, and both are found by their digests.
     engine
-        .pull(&image.with_digest(second.clone()), |_, _| {})
+        .pull(&image.with_digest(second.clone()), None, |_, _| {})
         .await
         .unwrap();
     let tagged = engine.image(&image.to_string()).await.unwrap().unwrap();
@@ -120,11 +123,11 @@ async fn what_the_registry_does_not_have_is_named() {
     let registry = Registry::open().await;
     let engine = engine();
     let image = registry.image("v1");
-    let error = engine.remote_digest(&image).await.unwrap_err();
+    let error = engine.remote_image(&image).await.unwrap_err();
     assert_eq!(trouble(error), RegistryTrouble::NoSuchTag);
     registry.publish(&image, AMD64, 1000).await;
     let absent = image.to_string().replace(":v1", ":v2").parse().unwrap();
-    let error = engine.remote_digest(&absent).await.unwrap_err();
+    let error = engine.remote_image(&absent).await.unwrap_err();
     let problem = Problem::from(error);
     assert_eq!(problem.code, Code::ImageUnavailable);
     assert!(
@@ -134,11 +137,11 @@ async fn what_the_registry_does_not_have_is_named() {
     );
     let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
     let error = engine
-        .pull(&image.with_digest(digest), |_, _| {})
+        .pull(&image.with_digest(digest), None, |_, _| {})
         .await
         .unwrap_err();
     assert_eq!(trouble(error), RegistryTrouble::NoSuchTag);
-    let error = engine.pull(&image, |_, _| {}).await.unwrap_err();
+    let error = engine.pull(&image, None, |_, _| {}).await.unwrap_err();
     assert!(matches!(error, Error::NoDigest { .. }), "{error:?}");
 }
 
@@ -154,7 +157,7 @@ async fn a_registry_with_a_login_takes_the_right_one_only() {
     let image = registry.image("v1");
     registry.publish(&image, AMD64, 1000).await;
 
-    let error = engine.remote_digest(&image).await.unwrap_err();
+    let error = engine.remote_image(&image).await.unwrap_err();
     assert_eq!(trouble(error), RegistryTrouble::NoCredentials);
 
     let auth = |login: &str| {
@@ -162,17 +165,20 @@ async fn a_registry_with_a_login_takes_the_right_one_only() {
         format!(r#"{{"auths": {{"{}": {{"auth": "{auth}"}}}}}}"#, registry.host)
     };
     write_config(dir.path(), &auth("ann:wrong"));
-    let error = engine.remote_digest(&image).await.unwrap_err();
+    let error = engine.remote_image(&image).await.unwrap_err();
     assert_eq!(trouble(error), RegistryTrouble::Denied);
 
     // base64 of the whole login has the characters that only the URL-safe alphabet may send.
     write_config(dir.path(), &auth(&format!("{USER}:{PASSWORD}")));
-    let digest = engine.remote_digest(&image).await.unwrap();
-    let end = engine.pull(&image.with_digest(digest), |_, _| {}).await.unwrap();
+    let digest = engine.remote_image(&image).await.unwrap().digest;
+    let end = engine
+        .pull(&image.with_digest(digest), None, |_, _| {})
+        .await
+        .unwrap();
     assert!(matches!(end, PullEnd::Pulled { .. }));
 
     write_config(dir.path(), "{");
-    let error = engine.remote_digest(&image).await.unwrap_err();
+    let error = engine.remote_image(&image).await.unwrap_err();
     assert!(matches!(error, Error::Credentials { .. }), "{error:?}");
 }
 
@@ -195,7 +201,7 @@ async fn a_credential_helper_is_asked_and_its_failure_is_told() {
         fs::rename(written, path).unwrap();
     };
 
-    let error = engine.remote_digest(&image).await.unwrap_err();
+    let error = engine.remote_image(&image).await.unwrap_err();
     assert!(
         matches!(&error, Error::Helper { .. }),
         "no helper there: {error:?}"
@@ -206,14 +212,14 @@ async fn a_credential_helper_is_asked_and_its_failure_is_told() {
         r#"read -r server; test "$1 $server" = "get {}" || exit 9; printf '%s' '{answer}'"#,
         registry.host
     ));
-    engine.remote_digest(&image).await.unwrap();
+    engine.remote_image(&image).await.unwrap();
 
     helper("echo 'credentials not found in native keychain'; exit 1");
-    let error = engine.remote_digest(&image).await.unwrap_err();
+    let error = engine.remote_image(&image).await.unwrap_err();
     assert_eq!(trouble(error), RegistryTrouble::NoCredentials);
 
     helper("echo 'the vault is sealed'; exit 1");
-    let error = Problem::from(engine.remote_digest(&image).await.unwrap_err());
+    let error = Problem::from(engine.remote_image(&image).await.unwrap_err());
     assert!(
         error
             .detail
@@ -224,24 +230,20 @@ async fn a_credential_helper_is_asked_and_its_failure_is_told() {
 }
 
 #[tokio::test]
-async fn an_image_for_another_architecture_is_refused_with_both_named() {
+async fn what_an_image_is_built_for_is_told_before_and_after_the_pull() {
     let registry = Registry::open().await;
     let engine = engine();
     let image = registry.image("v1");
-    let host = engine.host_platform().await.unwrap();
-    let (foreign, ours) = if host.architecture == AMD64 {
-        ("arm64", AMD64)
-    } else {
-        (AMD64, "arm64")
-    };
-    registry.publish(&image, foreign, 1000).await;
-    let error = engine.remote_digest(&image).await.unwrap_err();
-    assert!(
-        error.to_string().ends_with(&format!(
-            "it is built for linux/{foreign}, this host is linux/{ours}"
-        )),
-        "{error}"
-    );
+    for architecture in [AMD64, "arm64"] {
+        registry.publish(&image, architecture, 1000).await;
+        let platform = Platform::new("linux", architecture);
+        let remote = engine.remote_image(&image).await.unwrap();
+        assert_eq!(remote.platforms, std::slice::from_ref(&platform));
+        let pinned = image.with_digest(remote.digest);
+        engine.pull(&pinned, None, |_, _| {}).await.unwrap();
+        let here = engine.image(&pinned.to_string()).await.unwrap().unwrap();
+        assert_eq!(here.platform, platform);
+    }
 }
 
 #[tokio::test]
@@ -251,10 +253,10 @@ async fn what_was_damaged_on_its_way_is_not_taken() {
         let engine = engine();
         let image = registry.image("v1");
         registry.publish(&image, AMD64, 100_000).await;
-        let pinned = image.with_digest(engine.remote_digest(&image).await.unwrap());
+        let pinned = image.with_digest(engine.remote_image(&image).await.unwrap().digest);
         registry.damage(cut);
         let begun = Instant::now();
-        let error = engine.pull(&pinned, |_, _| {}).await.unwrap_err();
+        let error = engine.pull(&pinned, None, |_, _| {}).await.unwrap_err();
         eprintln!("damaged, cut {cut}, after {:?}: {error}", begun.elapsed());
         assert_eq!(Problem::from(error).code, Code::ImageUnavailable);
         assert_eq!(engine.image(&image.to_string()).await.unwrap(), None);
@@ -291,7 +293,7 @@ async fn a_registry_that_is_broken_or_busy_is_told_apart() {
         let image = format!("{}/x:v1", registry_that_answers(answer).await)
             .parse()
             .unwrap();
-        let error = engine.remote_digest(&image).await.unwrap_err();
+        let error = engine.remote_image(&image).await.unwrap_err();
         let shown = error.to_string();
         assert_eq!(trouble(error), expected, "{shown}");
     }

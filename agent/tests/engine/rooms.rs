@@ -36,8 +36,8 @@ fn long_calls_can_run_in_tasks_of_their_own() {
         since: fixture.since,
         older: Older::CreatedBefore(fixture.since),
     };
-    sendable(&fixture.engine.pull(&image, |_, _| {}));
-    sendable(&fixture.engine.remote_digest(&image));
+    sendable(&fixture.engine.pull(&image, None, |_, _| {}));
+    sendable(&fixture.engine.remote_image(&image));
     sendable(&health.watch(&fixture.project, &services, terms, |_, _| {}));
     sendable(&health.snapshot(&fixture.project, &services, Checks::Now, fixture.since));
 }
@@ -104,9 +104,10 @@ async fn a_projects_containers_are_told_with_state_and_restarts() {
         .unwrap();
     assert_eq!(web.len(), 1, "without the one-off: {web:?}");
 
-    let occupied = fixture.engine.occupied().await.unwrap();
-    let web = occupied.iter().find(|other| other.name == web[0].name).unwrap();
-    assert_eq!(web.project.as_deref(), Some(fixture.project.name.as_str()));
+    let neighbours = fixture.engine.neighbours().await.unwrap();
+    let web = neighbours.iter().find(|other| other.name == web[0].name).unwrap();
+    let owner = (fixture.project.name.to_string(), "web".to_owned());
+    assert_eq!(web.owner, Some(owner));
     assert_eq!(web.ports.len(), 1, "{web:?}");
 }
 

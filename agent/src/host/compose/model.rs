@@ -41,6 +41,8 @@ pub struct ComposeService {
     pub published: Vec<PublishedPort>,
     /// A fixed container name.
     pub container_name: Option<String>,
+    /// What its image must be built for, when that is written.
+    pub platform: Option<String>,
     /// The profiles it belongs to; with none it is always active.
     pub profiles: Vec<String>,
     /// `restart:`, or what it means when it is not written: `no`.
@@ -196,6 +198,7 @@ fn service_of(service: &Value) -> Result<ComposeService, ModelError> {
         healthcheck: healthcheck(keys.get("healthcheck")),
         published: list("ports").filter_map(published).collect(),
         container_name: text("container_name"),
+        platform: text("platform"),
         profiles: list("profiles")
             .filter_map(Value::as_str)
             .map(str::to_owned)

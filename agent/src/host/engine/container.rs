@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState as EngineState, ContainerStateStatusEnum, Health, HealthConfig,
-    HealthStatusEnum, RestartPolicyNameEnum,
+    HealthStatusEnum, PortBinding, PortMap, RestartPolicyNameEnum,
 };
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
@@ -13,12 +13,13 @@ use jiff::Timestamp;
 
 use super::error::shortened;
 use super::{Error, Result};
+use crate::deploy::ports::HostPorts;
 use crate::deploy::verdict::ContainerState;
 
 pub(super) const PROJECT_LABEL: &str = "com.docker.compose.project";
 pub(super) const SERVICE_LABEL: &str = "com.docker.compose.service";
 const NUMBER_LABEL: &str = "com.docker.compose.container-number";
-const ONE_OFF_LABEL: &str = "com.docker.compose.oneoff";
+pub(super) const ONE_OFF_LABEL: &str = "com.docker.compose.oneoff";
 /// Compose sets it on a container that is to replace another, and names that one.
 const REPLACE_LABEL: &str = "com.docker.compose.replace";
 
@@ -54,6 +55,10 @@ pub struct Container {
     pub health: EngineHealth,
     /// Its healthcheck, as a command to run in it.
     pub healthcheck: Option<Healthcheck>,
+    /// The ports of the host that it is configured to publish, whether or not it runs.
+    pub publishes: Vec<HostPorts>,
+    /// Whether it shares the host's network.
+    pub on_host_network: bool,
     /// When it was created.
     pub created_at: Timestamp,
     /// When its process was last started.
@@ -95,10 +100,8 @@ impl Container {
             return Ok(None);
         };
         let state = said.state.unwrap_or_default();
-        let policy = said
-            .host_config
-            .and_then(|host| host.restart_policy)
-            .and_then(|policy| policy.name);
+        let host = said.host_config.unwrap_or_default();
+        let policy = host.restart_policy.and_then(|policy| policy.name);
         let created = state.status == Some(ContainerStateStatusEnum::CREATED);
         Ok(Some(Self {
             id: said.id.ok_or_else(|| lacking("Id"))?,
@@ -118,6 +121,8 @@ impl Container {
             out_of_memory: state.oom_killed == Some(true),
             health: health(state.health.as_ref()),
             healthcheck: healthcheck(config.healthcheck, config.shell),
+            publishes: publishes(host.port_bindings.unwrap_or_default()),
+            on_host_network: host.network_mode.as_deref() == Some("host"),
             created_at: said
                 .created
                 .as_deref()
@@ -139,6 +144,20 @@ fn lacking(what: &'static str) -> Error {
 
 fn label<'a>(labels: &'a HashMap<String, String>, key: &str) -> Option<&'a str> {
     labels.get(key).map(String::as_str)
+}
+
+/// The bindings `80/tcp` -> address and port.
+fn publishes(bindings: PortMap) -> Vec<HostPorts> {
+    let mut all = Vec::new();
+    for (port, bound) in bindings {
+        let protocol = port.split_once('/').map_or("", |(_, protocol)| protocol);
+        let read = |binding: PortBinding| {
+            let (address, port) = (binding.host_ip.unwrap_or_default(), binding.host_port?);
+            HostPorts::read(&address, &port, protocol)
+        };
+        all.extend(bound.unwrap_or_default().into_iter().filter_map(read));
+    }
+    all
 }
 
 fn container_state(state: &EngineState, policy: Option<RestartPolicyNameEnum>) -> ContainerState {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use deploy_proto::image::{ImageRef, registry_host};
 
-use super::host::Platform;
 use super::trouble::RegistryTrouble;
 use crate::deploy::verdict::seconds;
 
@@ -85,16 +84,6 @@ pub enum Error {
         trouble: RegistryTrouble,
         /// The Engine's words, shortened.
         said: String,
-    },
-    /// The image is for another platform.
-    #[error("get {image}: it is built for {}, this host is {host}", list(has))]
-    WrongPlatform {
-        /// The image.
-        image: Box<ImageRef>,
-        /// What it is built for.
-        has: Vec<Platform>,
-        /// What the host is.
-        host: Platform,
     },
     /// The registry did not answer in time, or the pull stood still.
     #[error("get {image}: nothing came from the registry for {}", seconds(*limit))]
@@ -188,7 +177,6 @@ impl Error {
             | Self::Lacking { .. }
             | Self::TooOld { .. }
             | Self::Registry { .. }
-            | Self::WrongPlatform { .. }
             | Self::Stalled { .. }
             | Self::NoDigest { .. }
             | Self::NotThere { .. }
@@ -196,6 +184,17 @@ impl Error {
             | Self::Helper { .. }
             | Self::Disk { .. } => false,
         }
+    }
+
+    /// Whether a login, or another one, would help.
+    pub fn is_about_login(&self) -> bool {
+        matches!(
+            self,
+            Self::Registry {
+                trouble: RegistryTrouble::NoCredentials | RegistryTrouble::Denied,
+                ..
+            }
+        )
     }
 
     /// Whether the Engine said that there is no such thing.
@@ -243,9 +242,4 @@ fn without_name(text: &str, image: &ImageRef) -> String {
         .unwrap_or(repository);
     let tag = image.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
     text.replace(repository, "").replace(path, "").replace(&tag, "")
-}
-
-fn list(platforms: &[Platform]) -> String {
-    let all: Vec<String> = platforms.iter().map(Platform::to_string).collect();
-    all.join(", ")
 }

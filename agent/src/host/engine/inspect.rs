@@ -13,8 +13,8 @@ use deploy_proto::names::{ProjectName, ServiceName};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::container::{PROJECT_LABEL, SERVICE_LABEL};
-use super::host::Platform;
 use super::{ANSWER_LIMIT, Container, Engine, Error, Result};
+use crate::deploy::platform::Platform;
 
 /// How many containers are inspected at the same time: more only queue inside the Engine.
 const INSPECTS_AT_ONCE: usize = 16;
@@ -64,10 +64,10 @@ impl LocalImage {
                 .filter_map(|known| known.parse().ok())
                 .collect(),
             repo_tags: said.repo_tags.unwrap_or_default(),
-            platform: Platform {
-                os: said.os.unwrap_or_default(),
-                architecture: said.architecture.unwrap_or_default(),
-            },
+            platform: Platform::new(
+                &said.os.unwrap_or_default(),
+                &said.architecture.unwrap_or_default(),
+            ),
             has_healthcheck: test.first().is_some_and(|kind| kind != "NONE"),
             size_bytes: said.size.and_then(|size| size.try_into().ok()).unwrap_or(0),
         })

@@ -26,14 +26,16 @@ use std::time::Duration;
 use bollard::{ClientVersion, Docker};
 use tokio::sync::Mutex;
 
+use crate::deploy::platform::Platform;
+
 pub use container::{Container, EngineHealth, Healthcheck};
 pub use credentials::{Credential, Logins};
 pub use error::{Error, Result};
 pub use events::{ContainerEvent, EventKind};
 pub use exec::{EXEC_OUTPUT_MAX_BYTES, Ran};
-pub use host::{Disk, Occupied, Platform, PublishedPort};
+pub use host::Disk;
 pub use inspect::{LocalImage, RemovedHalfMade};
-pub use pull::{PULL_STALL, PullEnd, REMOTE_DIGEST_LIMIT};
+pub use pull::{LOOK_UP_LIMIT, PULL_STALL, PullEnd, RemoteImage};
 pub use removal::Removed;
 pub use trouble::RegistryTrouble;
 
@@ -120,10 +122,7 @@ impl Engine {
         Ok(Version {
             engine: said.version.unwrap_or_default(),
             api: said.api_version.unwrap_or_default(),
-            platform: Platform {
-                os: said.os.unwrap_or_default(),
-                architecture: said.arch.unwrap_or_default(),
-            },
+            platform: Platform::new(&said.os.unwrap_or_default(), &said.arch.unwrap_or_default()),
         })
     }
 

@@ -38,11 +38,9 @@ impl Error {
     fn code(&self) -> Code {
         match self {
             Self::Registry { trouble, .. } => trouble.code(),
-            Self::WrongPlatform { .. }
-            | Self::Stalled { .. }
-            | Self::NotThere { .. }
-            | Self::Credentials { .. }
-            | Self::Helper { .. } => Code::ImageUnavailable,
+            Self::Stalled { .. } | Self::NotThere { .. } | Self::Credentials { .. } | Self::Helper { .. } => {
+                Code::ImageUnavailable
+            }
             Self::TooOld { .. } => Code::HostUnfit,
             Self::NoDigest { .. } | Self::SocketPath { .. } => Code::Internal,
             Self::Unreachable { .. }
@@ -68,9 +66,6 @@ impl Error {
             }
             Self::TooOld { .. } => "install Docker Engine 20.10 or newer on the host".to_owned(),
             Self::Registry { image, trouble, .. } => trouble.hint(registry_host(image.repository())),
-            Self::WrongPlatform { host, .. } => {
-                format!("build the image for {host} (docker buildx build --platform {host})")
-            }
             Self::Stalled { image, .. } => {
                 RegistryTrouble::Unreachable.hint(registry_host(image.repository()))
             }

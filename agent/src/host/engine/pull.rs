@@ -4,22 +4,31 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::time::Duration;
 
-use bollard::models::{CreateImageInfo, OciPlatform};
+use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use deploy_proto::image::{Digest, ImageRef};
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::host::Platform;
 use super::{Engine, Error, LocalImage, Result};
+use crate::deploy::platform::Platform;
 
 /// How long the registry may take to name a tag's digest: 20 ms as a rule; the Engine itself gives up on a dead one
 /// after 15 s.
-pub const REMOTE_DIGEST_LIMIT: Duration = Duration::from_secs(20);
+pub const LOOK_UP_LIMIT: Duration = Duration::from_secs(20);
 /// How long a pull may stand still. The Engine retries a broken layer for about 50 s, and says so, before it gives up.
 pub const PULL_STALL: Duration = Duration::from_secs(60);
 /// The shortest time between two reports of progress: ten a second look smooth.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a registry has under an image's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteImage {
+    /// The digest of its manifest, or of the list of its manifests.
+    pub digest: Digest,
+    /// What there is in it; attestations are listed as unknown/unknown. Empty when the registry does not say.
+    pub platforms: Vec<Platform>,
+}
 
 /// How a pull ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,19 +43,18 @@ pub enum PullEnd {
 }
 
 impl Engine {
-    /// Asks the image's registry for the digest of its tag (`latest` without one), or whether its digest exists.
-    /// Nothing is pulled.
+    /// Asks the image's registry what it has under its tag (`latest` without one) or digest. Nothing is pulled.
     ///
     /// # Errors
-    /// [`Error::Registry`] with the kind of trouble; [`Error::WrongPlatform`] when none of what is there runs here.
-    pub async fn remote_digest(&self, image: &ImageRef) -> Result<Digest> {
+    /// [`Error::Registry`] with the kind of trouble.
+    pub async fn remote_image(&self, image: &ImageRef) -> Result<RemoteImage> {
         let credential = self.credential_for(image.repository()).await?;
         let name = match (image.digest(), image.tag()) {
             (Some(digest), _) => format!("{}@{digest}", image.repository()),
             (None, tag) => format!("{}:{}", image.repository(), tag.unwrap_or("latest")),
         };
         let said = self
-            .call("look up an image", REMOTE_DIGEST_LIMIT, |docker| {
+            .call("look up an image", LOOK_UP_LIMIT, |docker| {
                 docker.inspect_registry_image(&name, credential.map(Into::into))
             })
             .await
@@ -56,31 +64,49 @@ impl Engine {
             doing: "look up an image",
             what: "digest",
         })?;
-        self.runs_one_of(image, said.platforms.into_iter().map(Platform::from).collect())
-            .await?;
-        Ok(digest)
+        let platforms = said.platforms.into_iter().map(|platform| {
+            Platform::new(
+                &platform.os.unwrap_or_default(),
+                &platform.architecture.unwrap_or_default(),
+            )
+        });
+        Ok(RemoteImage {
+            digest,
+            platforms: platforms.collect(),
+        })
     }
 
     /// Makes sure that `repository@digest` is on this host. When it is here already no network is used. No tag is given or
     /// moved: the push may still be refused.
     ///
+    /// `platform` (`linux/arm64`) chooses among what the image is built for; without it the Engine takes its own.
     /// `progress` is told bytes done and bytes known to be needed, at most ten times a second and once at the end.
     ///
     /// # Errors
     /// [`Error::NoDigest`] without a digest; [`Error::Stalled`] after [`PULL_STALL`] without progress.
-    pub async fn pull(&self, image: &ImageRef, progress: impl Fn(u64, u64)) -> Result<PullEnd> {
+    pub async fn pull(
+        &self,
+        image: &ImageRef,
+        platform: Option<&str>,
+        progress: impl Fn(u64, u64),
+    ) -> Result<PullEnd> {
         let digest = image.digest().ok_or_else(|| Error::NoDigest {
             image: Box::new(image.clone()),
         })?;
         let pinned = format!("{}@{digest}", image.repository());
-        if let Some(here) = self.image(&pinned).await? {
-            self.accept(image, &here).await?;
+        let is_wanted = |here: &LocalImage| {
+            let wanted = platform.and_then(Platform::parse);
+            wanted.is_none_or(|wanted| wanted == here.platform)
+        };
+        if let Some(here) = self.image(&pinned).await?.filter(is_wanted) {
+            accept(image, &here)?;
             return Ok(PullEnd::AlreadyHere);
         }
         let credential = self.credential_for(image.repository()).await?;
         let options = CreateImageOptionsBuilder::new()
             .from_image(image.repository())
             .tag(digest.as_str())
+            .platform(platform.unwrap_or_default())
             .build();
         let said = self
             .negotiated()
@@ -92,45 +118,20 @@ impl Engine {
         let here = here.ok_or_else(|| Error::NotThere {
             image: Box::new(image.clone()),
         })?;
-        self.accept(image, &here).await?;
+        accept(image, &here)?;
         Ok(PullEnd::Pulled { bytes })
-    }
-
-    /// Checks that an image that is here is the one that was asked for and runs here.
-    async fn accept(&self, image: &ImageRef, here: &LocalImage) -> Result<()> {
-        if !here
-            .digests_in(image.repository())
-            .any(|digest| Some(digest) == image.digest())
-        {
-            return Err(Error::NotThere {
-                image: Box::new(image.clone()),
-            });
-        }
-        self.runs_one_of(image, vec![here.platform.clone()]).await
-    }
-
-    async fn runs_one_of(&self, image: &ImageRef, has: Vec<Platform>) -> Result<()> {
-        let host = self.host_platform().await?;
-        // Attestations are listed beside the images as unknown/unknown: they decide nothing while something is known.
-        let known: Vec<Platform> = has.into_iter().filter(Platform::is_known).collect();
-        if known.is_empty() || known.iter().any(|platform| host.runs(platform)) {
-            Ok(())
-        } else {
-            Err(Error::WrongPlatform {
-                image: Box::new(image.clone()),
-                has: known,
-                host,
-            })
-        }
     }
 }
 
-impl From<OciPlatform> for Platform {
-    fn from(said: OciPlatform) -> Self {
-        Self {
-            os: said.os.unwrap_or_default(),
-            architecture: said.architecture.unwrap_or_default(),
-        }
+/// Checks that an image that is here is the one that was asked for.
+fn accept(image: &ImageRef, here: &LocalImage) -> Result<()> {
+    let mut digests = here.digests_in(image.repository());
+    if digests.any(|digest| Some(digest) == image.digest()) {
+        Ok(())
+    } else {
+        Err(Error::NotThere {
+            image: Box::new(image.clone()),
+        })
     }
 }
 

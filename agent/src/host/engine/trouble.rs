@@ -164,9 +164,7 @@ impl RegistryTrouble {
                 "check that the build pushed this tag before the deployment started".to_owned()
             }
             Self::NoCredentials => {
-                format!(
-                    "run `docker login {registry}` on the host as the user whose docker configuration the agent reads"
-                )
+                format!("the agent reads the login for {registry} where `docker login` leaves it")
             }
             Self::Denied => format!(
                 "check the repository's name, and that the host's login for {registry} may read it and has not expired"

@@ -206,6 +206,8 @@ pub(super) mod tests {
     /// A container that runs without a healthcheck.
     pub(in crate::host::health) fn running(id: &str, created_second: i64) -> Container {
         Container {
+            publishes: Vec::new(),
+            on_host_network: false,
             id: id.to_owned(),
             name: format!("shop-api-{id}"),
             service: "api".parse().unwrap(),

@@ -10,7 +10,7 @@ use crate::render::text::{Paint, clean, columns};
 pub(crate) enum Detail {
     /// Services and warnings, before a deployment.
     Short,
-    /// Also how health is judged and which lines of which files change: a dry run is read for these.
+    /// Also how health is judged, which lines of which files change, and what was checked: a dry run is read for these.
     Full,
 }
 
@@ -39,6 +39,11 @@ pub(crate) fn plan(plan: &PlanView, detail: Detail, paint: Paint) -> Vec<String>
             let [file, before, after] = [&edit.file, &edit.before, &edit.after].map(|text| clean(text));
             format!("  {file}:{}  {before} -> {after}", edit.line)
         }));
+    }
+    if detail == Detail::Full && !plan.checks.is_empty() {
+        lines.push(paint.dim("  checked"));
+        let checks = plan.checks.iter();
+        lines.extend(checks.map(|check| format!("  {} {}", paint.good("✔"), clean(check))));
     }
     let warnings = plan.warnings.iter();
     lines.extend(warnings.map(|warning| format!("  {} {}", paint.warn("!"), clean(warning))));
@@ -106,6 +111,8 @@ mod tests {
   api      v1.4.0  (unchanged)                   state and restarts only
   db, redis are not touched
   docker-compose.yml:12  v1.4.1 -> v1.4.2
+  checked
+  ✔ 1 image exists for linux/amd64
   ! api has no healthcheck\\u{1b}[2J"
         );
     }

@@ -33,6 +33,7 @@ pub(crate) fn plan() -> PlanView {
             after: "v1.4.2".into(),
         }],
         warnings: vec!["api has no healthcheck\u{1b}[2J".into()],
+        checks: vec!["1 image exists for linux/amd64".into()],
     }
 }
 
