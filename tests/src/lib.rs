@@ -10,6 +10,7 @@ pub mod command;
 pub mod ctl;
 pub mod http;
 pub mod images;
+pub mod platforms;
 pub mod process;
 pub mod project;
 pub mod torture;

@@ -13,9 +13,9 @@ pub mod plan;
 pub mod planning;
 pub mod platform;
 pub mod port;
-pub mod restored;
 pub mod ports;
 pub mod preflight;
+pub mod restored;
 pub mod retention;
 pub mod runner;
 #[cfg(test)]

@@ -413,3 +413,7 @@ pub fn size(bytes: u64) -> String {
         format!("{} MiB", bytes / MEBI)
     }
 }
+
+#[cfg(test)]
+#[path = "preflight_tests.rs"]
+mod tests;

@@ -185,6 +185,7 @@ fn an_image_that_another_project_keeps_stays_and_so_does_one_that_a_deployment_i
         new_image_id: None,
         old_was_well: true,
         judged_by: Vec::new(),
+        platform: None,
     };
     let plan = Plan {
         project: "blog".parse().unwrap(),
@@ -198,6 +199,7 @@ fn an_image_that_another_project_keeps_stays_and_so_does_one_that_a_deployment_i
         edits: Vec::new(),
         hooks: Vec::new(),
         warnings: Vec::new(),
+        checks: Vec::new(),
     };
     assert_eq!(removed(&records(2), &[plan], &all_here(1..=7)), [3].map(id));
 }

@@ -102,6 +102,7 @@ impl Bench {
             edits: Vec::new(),
             hooks: Vec::new(),
             warnings: Vec::new(),
+            checks: Vec::new(),
         };
         let release = Release {
             project: project(),
