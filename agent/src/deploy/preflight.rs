@@ -221,10 +221,10 @@ fn space(question: &Question<'_>, findings: &mut Findings) {
         }
     }
     let told = format!("{} free for images, min_free {}", size(free), size(min_free));
-    let pulls = !pulled.is_empty() || !question.missing.is_empty();
+    let goes_on = !question.missing.is_empty() || wants_room(question.plan);
     match check_space(question.project, free) {
-        Err(problem) if pulls => return findings.refusals.push(problem),
-        // What is here already needs no room: going back must not wait for somebody to tidy up.
+        Err(problem) if goes_on || !pulled.is_empty() => return findings.refusals.push(problem),
+        // Going back to what is here needs no room, and must not wait for somebody to tidy up.
         Err(problem) => return findings.warnings.push(problem.detail),
         Ok(()) => findings.checks.push(told),
     }
@@ -242,6 +242,11 @@ fn space(question: &Question<'_>, findings: &mut Findings) {
             size(min_free)
         ));
     }
+}
+
+/// Whether a plan brings an image that no release has run here yet: only going back needs no room.
+pub fn wants_room(plan: &Plan) -> bool {
+    plan.services.iter().any(|service| service.new_image_id.is_none())
 }
 
 /// Refuses when less than `min_free` is free where the Engine keeps its images.

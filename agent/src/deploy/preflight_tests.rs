@@ -214,6 +214,9 @@ fn room_is_wanted_for_what_is_pulled_for_the_edit_and_for_the_journal() {
     Case::with(|case| {
         case.facts.free_bytes = 1023 * MIB;
         case.host.images = BTreeMap::from([(web(), ImageFacts::Here(linux("amd64")))]);
+        for service in &mut case.plan.services {
+            service.new_image_id = Some("sha256:1".to_owned());
+        }
     })
     .warned(Some("only 1023 MiB are free"));
     let as_large = ImageFacts::Away {

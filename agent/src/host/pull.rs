@@ -114,8 +114,7 @@ impl DockerHost {
     /// Checks, with the images here and before anything is touched: the files are as planned, the disk still has room,
     /// every image is found under what will be written, and is built for this host.
     pub(super) async fn check_all(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
-        // An image that a release recorded was here before: going back to it needs no room.
-        if plan.services.iter().any(|service| service.new_image_id.is_none()) {
+        if preflight::wants_room(plan) {
             let disk = self.engine.disk_free().await.map_err(Problem::from)?;
             preflight::check_space(project, disk.free_bytes)?;
         }
