@@ -163,8 +163,11 @@ fn checkpoint(wal: &mut Wal, pages: i32) -> rusqlite::Result<()> {
         return Ok(());
     }
     match wal.checkpoint() {
-        // The commit that came here answers with it, and the process ends.
-        Err(error) if disk_failed(&error) => Err(error),
+        // Here: the commit that came here would answer with no more than "SQL logic error".
+        Err(source) if disk_failed(&source) => {
+            let doing = "write the log into the database";
+            crate::fatal::disk_failed(&HistoryError::Sql { doing, source })
+        }
         // Busy or full: the log becomes longer, and the next commit tries again.
         Ok(()) | Err(_) => Ok(()),
     }

@@ -16,7 +16,7 @@ use crate::until::until;
 /// Flushes.
 pub const SYNC: Group = Group {
     name: "fault-sync",
-    about: "EIO and ENOSPC in place of every fsync and fdatasync: the process ends, at once",
+    about: "EIO or ENOSPC in place of every fsync and fdatasync: the process ends, at once",
     run: |options, tally| {
         once(
             "fault-sync",
@@ -30,7 +30,7 @@ pub const SYNC: Group = Group {
 /// Writes.
 pub const WRITE: Group = Group {
     name: "fault-write",
-    about: "EIO and ENOSPC in place of every write and truncation",
+    about: "EIO or ENOSPC in place of every write and truncation",
     run: |options, tally| {
         once(
             "fault-write",
@@ -44,7 +44,7 @@ pub const WRITE: Group = Group {
 /// Names: what opens, renames and removes files.
 pub const NAME: Group = Group {
     name: "fault-name",
-    about: "EIO and ENOSPC in place of every open, rename, unlink, mkdir, chown and chmod",
+    about: "EIO or ENOSPC in place of every open, rename, unlink, mkdir, chown and chmod",
     run: |options, tally| {
         once(
             "fault-name",
@@ -67,7 +67,7 @@ pub const KILL: Group = Group {
 /// The start that goes on with a deployment.
 pub const START: Group = Group {
     name: "fault-start",
-    about: "EIO, ENOSPC and kill -9 at every write, flush and open of a start that resumes a deployment",
+    about: "EIO, ENOSPC or kill -9 at every write, flush and open of a start that resumes a deployment",
     run: at_start,
 };
 /// A disk that never works again.
@@ -111,20 +111,20 @@ struct Fault {
 }
 
 impl Fault {
-    /// Every way to break what was counted.
+    /// A way to break each call that was counted.
     fn all(counts: &Counts, calls: &[&'static str], whats: &[&str]) -> Vec<Self> {
         let mut all = Vec::new();
         for ((name, thread), most) in counts {
             let Some(&call) = calls.iter().find(|call| *call == name) else {
                 continue;
             };
-            for what in whats {
-                all.extend((1..=*most).map(|at| Self {
-                    call,
-                    what: format!("{what}:when={at}"),
-                    thread: *thread,
-                }));
-            }
+            // Each call is broken once; in which of the ways goes round.
+            let ways = (1..=*most).zip(whats.iter().cycle().skip(*thread));
+            all.extend(ways.map(|(at, what)| Self {
+                call,
+                what: format!("{what}:when={at}"),
+                thread: *thread,
+            }));
         }
         all
     }

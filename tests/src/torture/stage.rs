@@ -302,24 +302,16 @@ impl Stage {
     }
 
     /// Waits for the deployment's end; returns its whole journal.
-    pub fn end(&self, id: &str) -> Result<(Vec<Event>, Option<Outcome>)> {
+    pub fn end(&self, id: &str) -> Result<(Vec<Event>, Outcome)> {
         until(&format!("{id} ends"), END_DEADLINE, || {
             let events = self.follow(id)?.all()?;
-            let outcome = events.iter().find_map(|event| match &event.what {
-                Happened::Ended { outcome } => Some(outcome.clone()),
-                Happened::Accepted { .. }
-                | Happened::Queued { .. }
-                | Happened::Planned { .. }
-                | Happened::Phase { .. }
-                | Happened::PhaseDone { .. }
-                | Happened::PhaseFailed { .. }
-                | Happened::Note { .. }
-                | Happened::Cancelling { .. }
-                | Happened::HookSaid { .. }
-                | Happened::Pulling { .. }
-                | Happened::Watching { .. } => None,
+            let outcome = events.iter().find_map(|event| {
+                if let Happened::Ended { outcome } = &event.what {
+                    return Some(outcome.clone());
+                }
+                None
             });
-            Ok(outcome.map(|outcome| (events, Some(outcome))))
+            Ok(outcome.map(|outcome| (events, outcome)))
         })
     }
 
