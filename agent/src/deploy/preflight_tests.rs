@@ -43,6 +43,7 @@ impl Case {
             old: None,
             old_digest: None,
             old_image_id: None,
+            old_containers: None,
             written: new.clone(),
             new,
             new_image_id: None,
