@@ -6,11 +6,11 @@ use super::phase::Action;
 use super::plan::{Moment, Plan};
 use crate::config::{Order, Project};
 
-/// Compose's version and model (20 s and 30 s), the registries (20 s, and 20 s for a credential helper), and the model
-/// once more.
-const PLAN_DEADLINE: Duration = Duration::from_mins(3);
+/// Compose's version and model (20 s and 30 s), the registries (20 s, and 20 s for a credential helper), the model once
+/// more, and all of it again after a restart of the Engine.
+const PLAN_DEADLINE: Duration = Duration::from_mins(5);
 const PULL_DEADLINE: Duration = Duration::from_mins(30);
-const CHECK_DEADLINE: Duration = Duration::from_secs(90);
+const CHECK_DEADLINE: Duration = Duration::from_mins(2);
 /// What is done to files runs on a thread that goes on when nobody waits for it: a rename that lands in a later phase
 /// would be worse than a long wait, so this limit is far beyond all that is waited for inside.
 const FILES_DEADLINE: Duration = Duration::from_hours(1);
@@ -19,12 +19,14 @@ const FILES_DEADLINE: Duration = Duration::from_hours(1);
 const RESTART_DEADLINE_PER_SERVICE: Duration = Duration::from_hours(1);
 /// Beyond the hooks' own limits: making and removing the container that one runs in.
 const HOOK_MARGIN: Duration = Duration::from_mins(2);
-/// Beyond the watch's own limits, for an Engine that answers slowly and for the checks of the last look.
-const WATCH_MARGIN: Duration = Duration::from_secs(90);
+/// How often a watch may begin, `host/restart.rs`: anew after an absence of the Engine.
+pub const WATCHES_MAX: u32 = 2;
+/// Beyond the watch's own limits: for the absence of the Engine, one that answers slowly, and the last look's checks.
+const WATCH_MARGIN: Duration = Duration::from_mins(4);
 /// How often a step of the way back is begun inside one action while the Engine comes and goes.
 pub const BACK_ATTEMPTS: u32 = 3;
 /// How long the Engine is waited for on the way back, in all.
-const BACK_MARGIN: Duration = Duration::from_mins(12);
+const BACK_MARGIN: Duration = Duration::from_mins(50);
 
 /// How long an action of a plan may take; none is made yet when that is the action. Each is longer than what it waits
 /// for inside, so that the inner limit, which knows more, is the one that is told.
@@ -39,11 +41,12 @@ pub(super) fn deadline(action: Action, project: &Project, plan: Option<&Plan>) -
     let watch = project
         .wait
         .saturating_add(project.settle)
+        .saturating_mul(WATCHES_MAX)
         .saturating_add(WATCH_MARGIN);
     let restart = RESTART_DEADLINE_PER_SERVICE
         .saturating_add(match project.order {
             Order::Together => Duration::ZERO,
-            Order::OneByOne => project.wait,
+            Order::OneByOne => watch,
         })
         .saturating_mul(services);
     match action {
@@ -55,9 +58,13 @@ pub(super) fn deadline(action: Action, project: &Project, plan: Option<&Plan>) -
         Action::RunBeforeHooks => hooks(Moment::BeforeRestart),
         Action::RunAfterHooks => hooks(Moment::AfterLive),
         Action::Restart => restart,
-        Action::RestartOld => restart.saturating_mul(BACK_ATTEMPTS),
+        Action::RestartOld => restart.saturating_mul(BACK_ATTEMPTS).saturating_add(BACK_MARGIN),
         Action::Watch => watch,
-        Action::WatchOld => watch.saturating_mul(BACK_ATTEMPTS).saturating_add(BACK_MARGIN),
+        // It may bring services up again.
+        Action::WatchOld => watch
+            .saturating_add(restart)
+            .saturating_mul(BACK_ATTEMPTS)
+            .saturating_add(BACK_MARGIN),
     }
 }
 

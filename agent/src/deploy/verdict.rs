@@ -9,6 +9,9 @@ pub struct Sample {
     pub at: Duration,
     /// The container's state.
     pub state: ContainerState,
+    /// Whether it ended while the Engine was away, and its restart policy left it so: whatever its exit code is, that was
+    /// not its own doing.
+    pub ended_with_engine: bool,
     /// How often the Engine has restarted it since the deployment began, all its containers together.
     pub restarts: u64,
     /// The exit code of the run before the last restart, where an event of the Engine told it.
@@ -100,6 +103,11 @@ impl Judge {
         self.well_since.is_some()
     }
 
+    /// Nobody looked for a while: `settle` begins anew.
+    pub fn lose_sight(&mut self) {
+        self.well_since = None;
+    }
+
     /// How long from then on the verdict stays the same unless something happens: until `settle` or `wait` is over.
     pub fn steady_for(&self, at: Duration) -> Duration {
         let end = match self.well_since {
@@ -172,6 +180,10 @@ fn condition(sample: &Sample) -> Condition {
         ContainerState::Restarting { exit_code } => {
             Condition::Sick(format!("it exited with code {exit_code} and is being restarted"))
         }
+        ContainerState::Exited { .. } if sample.ended_with_engine => {
+            let reason = "it ended with the Docker Engine, and its restart policy does not start it again";
+            Condition::Sick(reason.to_owned())
+        }
         ContainerState::Exited {
             exit_code: 0,
             stays: true,
@@ -230,6 +242,7 @@ mod tests {
         Sample {
             at: Duration::from_millis(at_ms),
             state,
+            ended_with_engine: false,
             restarts: 0,
             last_exit: None,
             health,
@@ -251,6 +264,16 @@ mod tests {
         let run = |at| sample(at, ContainerState::Running, Health::Passing);
         assert!(matches!(last(&[run(0), run(1900)]), Verdict::Wait(_)));
         assert_eq!(last(&[run(0), run(2000)]), Verdict::Healthy);
+    }
+
+    #[test]
+    fn settle_begins_anew_when_nobody_could_look() {
+        let mut judge = Judge::new(LIMITS);
+        let run = |at| sample(at, ContainerState::Running, Health::Passing);
+        judge.see(&run(0));
+        judge.lose_sight();
+        assert!(matches!(judge.see(&run(5000)), Verdict::Wait(_)));
+        assert_eq!(judge.see(&run(7000)), Verdict::Healthy);
     }
 
     #[test]
@@ -336,6 +359,19 @@ mod tests {
             )]),
             Verdict::Healthy
         );
+    }
+
+    #[test]
+    fn what_ended_with_the_engine_is_no_one_shot() {
+        let state = ContainerState::Exited {
+            exit_code: 0,
+            stays: true,
+        };
+        let ended = Sample {
+            ended_with_engine: true,
+            ..sample(10, state, Health::None)
+        };
+        assert!(matches!(last(&[ended]), Verdict::Sick(why) if why.contains("restart policy")));
     }
 
     #[test]

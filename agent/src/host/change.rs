@@ -9,7 +9,7 @@ use deploy_proto::problem::{Code, Problem};
 
 use super::compose::{self, Model};
 use super::files::{self, FilesError};
-use super::restart::{BACK_PAUSE, may_pass};
+use super::patience::{BACK_PAUSE, may_pass};
 use super::{DockerHost, Read};
 use crate::config::Project;
 use crate::deploy::deadlines::BACK_ATTEMPTS;

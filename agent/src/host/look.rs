@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::engine::{self, Container};
 use super::health::{Checks, WatchError, WellService};
+use super::patience::Patience;
 use super::survey::source_files;
 use super::{DockerHost, listed};
 use crate::config::Project;
@@ -42,7 +43,25 @@ impl DockerHost {
             expected.push((service.service.clone(), self.planned_image_id(service).await?));
         }
         self.check_images(project, &expected).await?;
-        Ok(in_words(&well, project.settle))
+        Ok(in_words(&well, project.settle) + &self.ended_meanwhile(project, plan).await)
+    }
+
+    /// The services that nobody touched and that ended since the deployment began: with an Engine that was restarted,
+    /// as a rule, and without a restart policy. To start them is not ours, to say so is.
+    async fn ended_meanwhile(&self, project: &Project, plan: &Plan) -> String {
+        let containers = self.containers(project).await.unwrap_or_default();
+        let ended: std::collections::BTreeSet<&ServiceName> = containers
+            .iter()
+            .filter(|one| matches!(one.state, ContainerState::Exited { stays: true, .. }))
+            .filter(|one| one.finished_at.is_some_and(|at| at >= plan.made_at))
+            .map(|one| &one.service)
+            .filter(|name| plan.services.iter().all(|service| service.service != **name))
+            .collect();
+        match ended.len() {
+            0 => String::new(),
+            1 => format!("; {} ended meanwhile and has no restart policy", listed(ended)),
+            _ => format!("; {} ended meanwhile and have no restart policy", listed(ended)),
+        }
     }
 
     /// Watches the previous containers in the same way, and checks that the files are the previous ones. A service that
@@ -53,8 +72,15 @@ impl DockerHost {
         plan: &Plan,
         progress: Progress<'_>,
     ) -> Result<Summary, Failure> {
-        self.while_engine_is_away(|| self.see_previous(project, plan, progress))
-            .await
+        self.wait_for_engine(Patience::Back).await?;
+        self.while_engine_is_away(Patience::Back, |attempt| async move {
+            // What ended with the Engine, or with the host, and has no restart policy is brought up again by nobody else.
+            if attempt > 1 || self.may_be_down(project, plan).await? {
+                self.bring_back(project, plan).await?;
+            }
+            self.see_previous(project, plan, progress).await
+        })
+        .await
     }
 
     async fn see_previous(
@@ -81,7 +107,7 @@ impl DockerHost {
         self.check_images(project, &expected).await?;
         self.check_away(project, plan).await?;
         self.check_restored(project, plan).await?;
-        Ok(in_words(&well, project.settle))
+        Ok(in_words(&well, project.settle) + &self.ended_meanwhile(project, plan).await)
     }
 
     /// Checks that services without a container before have none.

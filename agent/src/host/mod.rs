@@ -14,6 +14,7 @@ mod hooks;
 mod images;
 mod listeners;
 mod look;
+mod patience;
 mod preflight;
 pub mod process;
 mod pull;
@@ -40,6 +41,7 @@ use crate::deploy::port::{EditFailure, Host, LogTail, Progress, Summary};
 use compose::{Compose, ComposeProject, Model, Sources, Surroundings};
 use engine::{Engine, Logins};
 use health::Health;
+use patience::Patience;
 
 /// Why the host cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +145,8 @@ impl DockerHost {
 
 impl Host for DockerHost {
     async fn facts(&self, project: &Project) -> Result<Facts, Failure> {
-        self.survey(project).await
+        self.while_engine_is_away(Patience::Unchanged, |_| self.survey(project))
+            .await
     }
 
     async fn resolve(&self, images: &BTreeSet<ImageRef>) -> BTreeMap<ImageRef, Result<Offered, Problem>> {
@@ -151,7 +154,10 @@ impl Host for DockerHost {
     }
 
     async fn look_around(&self, plan: &Plan, ports: &BTreeSet<u16>) -> Result<HostFacts, Failure> {
-        Ok(self.surroundings_of(plan, ports).await?)
+        self.while_engine_is_away(Patience::Unchanged, |_| async {
+            Ok(self.surroundings_of(plan, ports).await?)
+        })
+        .await
     }
 
     async fn edits(
@@ -179,11 +185,13 @@ impl Host for DockerHost {
     }
 
     async fn pull(&self, project: &Project, plan: &Plan, progress: Progress<'_>) -> Result<Summary, Failure> {
-        self.pull_images(project, plan, progress).await
+        self.while_engine_is_away(Patience::Unchanged, |_| self.pull_images(project, plan, progress))
+            .await
     }
 
     async fn gate(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
-        self.check_all(project, plan).await
+        self.while_engine_is_away(Patience::Unchanged, |_| self.check_all(project, plan))
+            .await
     }
 
     async fn run_hooks(

@@ -107,8 +107,8 @@ impl DockerHost {
                 total_bytes,
             })
         };
-        let pulled = self.engine.pull(image, platform, told).await;
-        pulled.map_err(|error| self.registry_problem(image, error))
+        self.while_registry_is_busy(image, || self.engine.pull(image, platform, told))
+            .await
     }
 
     /// Checks, with the images here and before anything is touched: the files are as planned, the disk still has room,

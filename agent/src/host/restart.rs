@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deploy_proto::event::Happened;
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::{ProjectName, ServiceName};
-use deploy_proto::problem::{Code, Problem};
+use deploy_proto::problem::Problem;
 
 use super::engine::{Container, EngineHealth};
 use super::health::Older;
+use super::patience::Patience;
 use super::{DockerHost, listed};
 use crate::config::{Order, Project};
-use crate::deploy::deadlines::BACK_ATTEMPTS;
+use crate::deploy::deadlines::WATCHES_MAX;
 use crate::deploy::phase::Failure;
 use crate::deploy::plan::{Plan, ServicePlan};
 use crate::deploy::port::{Progress, Summary};
@@ -26,15 +27,6 @@ const UP_DEADLINE_PER_SERVICE: Duration = Duration::from_secs(80);
 const GRACE_MAX: Duration = Duration::from_mins(30);
 /// What is waited for where the project's files cannot be read.
 const GRACE_UNKNOWN: Duration = Duration::from_mins(5);
-/// How long an Engine that is away is waited for before new images are brought up: its restart takes some seconds.
-const ENGINE_PATIENCE_FORWARD: Duration = Duration::from_secs(30);
-/// The same on the way back, where giving up means that a person is needed.
-const ENGINE_PATIENCE_BACK: Duration = Duration::from_mins(3);
-/// Before a step of the way back is tried again: what failed has to pass first.
-pub(super) const BACK_PAUSE: Duration = Duration::from_secs(1);
-/// The first and the longest pause between two questions whether the Engine is there.
-const PING_PAUSE: Duration = Duration::from_millis(100);
-const PING_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 impl DockerHost {
     /// Brings the new images up, together or one after the other, each well before the next is touched.
@@ -44,7 +36,7 @@ impl DockerHost {
         plan: &Plan,
         progress: Progress<'_>,
     ) -> Result<Summary, Failure> {
-        self.wait_for_engine(ENGINE_PATIENCE_FORWARD).await?;
+        self.wait_for_engine(Patience::Forward).await?;
         self.clean_up_interrupted(project).await?;
         for service in &plan.services {
             let image_id = self.planned_image_id(service).await?;
@@ -77,10 +69,12 @@ impl DockerHost {
 
     /// Brings the previous images back, and removes the containers of services that had none.
     pub(super) async fn up_old(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
-        self.while_engine_is_away(|| self.bring_back(project, plan)).await
+        self.wait_for_engine(Patience::Back).await?;
+        self.while_engine_is_away(Patience::Back, |_| self.bring_back(project, plan))
+            .await
     }
 
-    async fn bring_back(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
+    pub(super) async fn bring_back(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
         self.clean_up_interrupted(project).await?;
         let containers = self.containers(project).await?;
         let unfinished = self.unfinished(project, plan);
@@ -128,13 +122,27 @@ impl DockerHost {
                 Ok(())
             }
             Err(error) => {
-                let mut failure = Failure::from(Problem::from(&error));
+                let mut failure = Failure::from(self.went_away(Problem::from(&error)).await);
                 failure.service = self.culprit(project, services, &failure.problem.detail).await;
                 if let Some(service) = &failure.service {
                     failure.log_lines = self.last_lines(project, service).await;
                 }
                 Err(failure)
             }
+        }
+    }
+
+    /// What Compose said, and that it was the Engine's doing when the Engine does not answer any more.
+    async fn went_away(&self, said: Problem) -> Problem {
+        match self.ping().await {
+            Ok(()) => said,
+            Err(away) => Problem {
+                detail: format!(
+                    "the Docker Engine went away while containers were replaced: {}",
+                    said.detail
+                ),
+                ..away
+            },
         }
     }
 
@@ -171,49 +179,6 @@ impl DockerHost {
             .iter()
             .map(|service| UP_DEADLINE_PER_SERVICE + grace(service).min(GRACE_MAX))
             .sum()
-    }
-
-    /// Waits until the Engine answers; its last error when it does not.
-    async fn wait_for_engine(&self, patience: Duration) -> Result<(), Problem> {
-        let begun = Instant::now();
-        let mut pause = PING_PAUSE;
-        loop {
-            let Err(problem) = self.ping().await else {
-                return Ok(());
-            };
-            if begun.elapsed() >= patience {
-                return Err(problem);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PING_PAUSE_MAX);
-        }
-    }
-
-    /// Performs a step of the way back, and again when the Engine was away meanwhile or a file could not be read.
-    pub(super) async fn while_engine_is_away<F>(&self, step: impl Fn() -> F) -> Result<Summary, Failure>
-    where
-        F: Future<Output = Result<Summary, Failure>>,
-    {
-        let mut attempt = 1;
-        loop {
-            self.wait_for_engine(ENGINE_PATIENCE_BACK).await?;
-            let failure = match step().await {
-                Ok(summary) => return Ok(summary),
-                Err(failure) => failure,
-            };
-            // Compose has many ways to say that the Engine went away under it.
-            let passes = may_pass(&failure.problem) || self.ping().await.is_err();
-            if attempt == BACK_ATTEMPTS || !passes {
-                return Err(failure);
-            }
-            tracing::warn!(
-                attempt,
-                problem = failure.problem.detail,
-                "a step of the way back is tried again"
-            );
-            tokio::time::sleep(BACK_PAUSE).await;
-            attempt += 1;
-        }
     }
 
     fn nothing_is_unfinished_yet(&self, project: &ProjectName) {
@@ -302,20 +267,47 @@ impl DockerHost {
                 seen: seen.to_owned(),
             });
         };
+        // What the Engine's absence took of `wait` is not the services' fault, and what ended with it is started by it
+        // again where its restart policy says so: the watch begins anew.
+        for _ in 1..WATCHES_MAX {
+            let outages = self.engine.outages();
+            match self.health.watch(project, services, terms, seen).await {
+                Ok(well) => return Ok(well),
+                Err(error) if self.engine.outages() == outages => {
+                    return Err(self.sickness(project, error).await);
+                }
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the Docker Engine was away; the watch begins anew"
+                ),
+            }
+            self.wait_for_engine(Patience::Forward).await?;
+        }
         match self.health.watch(project, services, terms, seen).await {
             Ok(well) => Ok(well),
             Err(error) => Err(self.sickness(project, error).await),
         }
     }
-}
 
-/// Whether a step of the way back may go well when it is tried again: the Engine comes back, a file can be read or
-/// written a moment later, a `docker compose` that something killed is not killed twice. A sick service is sick.
-pub(super) fn may_pass(problem: &Problem) -> bool {
-    matches!(
-        problem.code,
-        Code::Engine | Code::Internal | Code::HostUnfit | Code::ComposeFile | Code::RestartFailed
-    )
+    /// Whether services that are to run the previous images do not, as far as this run of the agent knows: it did not
+    /// bring them up itself, and the host may have been restarted since another did.
+    pub(super) async fn may_be_down(&self, project: &Project, plan: &Plan) -> Result<bool, Problem> {
+        let is_known = self
+            .unfinished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(&project.name);
+        if is_known {
+            return Ok(false);
+        }
+        let containers = self.containers(project).await?;
+        Ok(plan.services.iter().any(|service| {
+            let image_id = service.old_image_id.as_ref();
+            image_id.is_some_and(|image_id| {
+                service.old_was_well && !runs_as_before(&containers, &service.service, image_id)
+            })
+        }))
+    }
 }
 
 /// Which containers `docker compose up` replaces.

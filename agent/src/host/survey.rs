@@ -6,10 +6,11 @@ use std::sync::{Arc, PoisonError};
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
 use deploy_proto::problem::{Code, Problem};
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 
 use super::compose::{self, ComposeService, Healthcheck, Model, Sources};
 use super::engine::{Container, EngineHealth};
+use super::patience::Patience;
 use super::{DockerHost, Read};
 use crate::config::Project;
 use crate::deploy::facts::{Facts, Held, Offered, RunningFacts, ServiceFacts, SourceFile};
@@ -32,7 +33,7 @@ impl DockerHost {
             self.service_facts(name, service, mine)
         });
         Ok(Facts {
-            services: join_all(services).await.into_iter().collect(),
+            services: try_join_all(services).await?.into_iter().collect(),
             files: source_files(&read.sources),
             free_bytes: disk.free_bytes,
             unset_variables: read.model.unset_variables.iter().cloned().collect(),
@@ -44,11 +45,11 @@ impl DockerHost {
         name: &ServiceName,
         service: &ComposeService,
         containers: Vec<&Container>,
-    ) -> (ServiceName, ServiceFacts) {
+    ) -> Result<(ServiceName, ServiceFacts), Problem> {
         let image: Option<ImageRef> = service.image.as_deref().and_then(|text| text.parse().ok());
         let first = containers.first();
         let running = match first {
-            Some(container) => Some(self.running_facts(container, image.as_ref(), &containers).await),
+            Some(container) => Some(self.running_facts(container, image.as_ref(), &containers).await?),
             None => None,
         };
         let has_healthcheck = match service.healthcheck {
@@ -78,7 +79,7 @@ impl DockerHost {
             running,
             holds,
         };
-        (name.clone(), facts)
+        Ok((name.clone(), facts))
     }
 
     async fn running_facts(
@@ -86,14 +87,18 @@ impl DockerHost {
         first: &Container,
         image: Option<&ImageRef>,
         all: &[&Container],
-    ) -> RunningFacts {
+    ) -> Result<RunningFacts, Problem> {
         let repository = image.or(first.image_reference.as_ref()).map(ImageRef::repository);
         let digest = match repository {
-            // An image that cannot be looked at has no digest that we know of; the release then holds its local id.
-            Some(repository) => self.engine.running_digest(first, repository).await.ok().flatten(),
+            Some(repository) => match self.engine.running_digest(first, repository).await {
+                Ok(digest) => digest,
+                Err(error) if error.is_outage() => return Err(error.into()),
+                // An image that cannot be looked at has no digest that we know of; the release then holds its local id.
+                Err(_) => None,
+            },
             None => None,
         };
-        RunningFacts {
+        Ok(RunningFacts {
             image_id: first.image_id.clone(),
             digest,
             containers: all.iter().map(|container| container.id.clone()).collect(),
@@ -101,7 +106,7 @@ impl DockerHost {
             is_well: all
                 .iter()
                 .all(|container| is_well(container) && container.image_id == first.image_id),
-        }
+        })
     }
 
     /// What the registries have under these names, asked for all at once. An image that is named by digest and is on
@@ -110,8 +115,14 @@ impl DockerHost {
         &self,
         images: &BTreeSet<ImageRef>,
     ) -> BTreeMap<ImageRef, Result<Offered, Problem>> {
-        let offers = join_all(images.iter().map(|image| self.offer(image))).await;
+        let offers = join_all(images.iter().map(|image| self.offer_once_it_can(image))).await;
         images.iter().cloned().zip(offers).collect()
+    }
+
+    async fn offer_once_it_can(&self, image: &ImageRef) -> Result<Offered, Problem> {
+        let offer = |_| async { Ok(self.offer(image).await?) };
+        let offered = self.while_engine_is_away(Patience::Unchanged, offer).await;
+        offered.map_err(|failure: Failure| failure.problem)
     }
 
     async fn offer(&self, image: &ImageRef) -> Result<Offered, Problem> {
@@ -127,8 +138,9 @@ impl DockerHost {
                 platforms: Vec::new(),
             });
         }
-        let remote = self.engine.remote_image(image).await;
-        let remote = remote.map_err(|error| self.registry_problem(image, error))?;
+        let remote = self
+            .while_registry_is_busy(image, || self.engine.remote_image(image))
+            .await?;
         Ok(Offered {
             digest: remote.digest,
             platforms: remote.platforms,

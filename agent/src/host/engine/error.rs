@@ -197,6 +197,15 @@ impl Error {
         )
     }
 
+    /// What is wrong with the image or its registry, where that is what is wrong.
+    pub fn registry_trouble(&self) -> Option<RegistryTrouble> {
+        if let Self::Registry { trouble, .. } = self {
+            Some(*trouble)
+        } else {
+            None
+        }
+    }
+
     /// Whether the Engine said that there is no such thing.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
@@ -209,11 +218,6 @@ impl Error {
                 image: Box::new(image.clone()),
                 trouble: RegistryTrouble::of(&without_name(&message, image)),
                 said: message,
-            }
-        } else if let Self::NoAnswer { limit, .. } = self {
-            Self::Stalled {
-                image: Box::new(image.clone()),
-                limit,
             }
         } else {
             self

@@ -19,7 +19,7 @@ mod trouble;
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -68,6 +68,7 @@ struct Inner {
     /// Where the Engine keeps its data, once it was asked.
     root: OnceLock<PathBuf>,
     negotiating: Mutex<()>,
+    outages: AtomicU64,
 }
 
 impl fmt::Debug for Engine {
@@ -109,6 +110,7 @@ impl Engine {
                 platform: OnceLock::new(),
                 root: OnceLock::new(),
                 negotiating: Mutex::new(()),
+                outages: AtomicU64::new(0),
             }),
         })
     }
@@ -132,6 +134,17 @@ impl Engine {
         self.answered("ping the Engine", ANSWER_LIMIT, docker.ping())
             .await?;
         Ok(())
+    }
+
+    /// How often, since the agent's start, the Engine was seen to be away: a connection that broke or was refused, or no
+    /// answer. A number that stays the same means that containers did not end because the Engine did.
+    pub fn outages(&self) -> u64 {
+        self.inner.outages.load(Ordering::Acquire)
+    }
+
+    /// Notes one that shows only elsewhere, in a stream that ended.
+    pub fn note_outage(&self) {
+        self.inner.outages.fetch_add(1, Ordering::AcqRel);
     }
 
     /// A client whose requests carry the negotiated version.
@@ -172,7 +185,10 @@ impl Engine {
         match tokio::time::timeout(limit, asked).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => Err(self.explained(doing, source)),
-            Err(_) => Err(Error::NoAnswer { doing, limit }),
+            Err(_) => {
+                self.note_outage();
+                Err(Error::NoAnswer { doing, limit })
+            }
         }
     }
 
@@ -185,6 +201,9 @@ impl Engine {
             && message.contains("client version")
         {
             self.inner.api.store(0, Ordering::Release);
+        }
+        if error.is_outage() {
+            self.note_outage();
         }
         error
     }

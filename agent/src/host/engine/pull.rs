@@ -8,7 +8,7 @@ use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use deploy_proto::image::{Digest, ImageRef};
 use futures_util::{Stream, StreamExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Engine, Error, LocalImage, Result};
 use crate::deploy::platform::Platform;
@@ -18,6 +18,8 @@ use crate::deploy::platform::Platform;
 pub const LOOK_UP_LIMIT: Duration = Duration::from_secs(20);
 /// How long a pull may stand still. The Engine retries a broken layer for about 50 s, and says so, before it gives up.
 pub const PULL_STALL: Duration = Duration::from_secs(60);
+/// How long the Engine may take to say that it is there, when nothing comes through it.
+const THERE_LIMIT: Duration = Duration::from_secs(5);
 /// The shortest time between two reports of progress: ten a second look smooth.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,15 +55,16 @@ impl Engine {
             (Some(digest), _) => format!("{}@{digest}", image.repository()),
             (None, tag) => format!("{}:{}", image.repository(), tag.unwrap_or("latest")),
         };
-        let said = self
-            .call("look up an image", LOOK_UP_LIMIT, |docker| {
-                docker.inspect_registry_image(&name, credential.map(Into::into))
-            })
-            .await
-            .map_err(|error| error.about(image))?;
+        const DOING: &str = "look up an image";
+        let docker = self.negotiated().await?;
+        let asked = docker.inspect_registry_image(&name, credential.map(Into::into));
+        let said = match timeout(LOOK_UP_LIMIT, asked).await {
+            Ok(said) => said.map_err(|source| self.explained(DOING, source).about(image))?,
+            Err(_) => return Err(self.who_is_silent(image, LOOK_UP_LIMIT).await),
+        };
         let digest = said.descriptor.digest.and_then(|digest| digest.parse().ok());
         let digest = digest.ok_or(Error::Lacking {
-            doing: "look up an image",
+            doing: DOING,
             what: "digest",
         })?;
         let platforms = said.platforms.into_iter().map(|platform| {
@@ -113,13 +116,34 @@ impl Engine {
             .await?
             .create_image(Some(options), None, credential.map(Into::into))
             .map(|info| info.map_err(|source| self.explained("pull an image", source)));
-        let bytes = follow(image, said, PULL_STALL, progress).await?;
+        let bytes = match follow(image, said, PULL_STALL, progress).await {
+            Err(Error::Stalled { limit, .. }) => return Err(self.who_is_silent(image, limit).await),
+            followed => followed?,
+        };
         let here = self.image(&pinned).await?;
         let here = here.ok_or_else(|| Error::NotThere {
             image: Box::new(image.clone()),
         })?;
         accept(image, &here)?;
         Ok(PullEnd::Pulled { bytes })
+    }
+
+    /// Nothing came for so long: from the registry, or from an Engine that hangs.
+    async fn who_is_silent(&self, image: &ImageRef, limit: Duration) -> Error {
+        match timeout(THERE_LIMIT, self.ping()).await {
+            Ok(Ok(())) => Error::Stalled {
+                image: Box::new(image.clone()),
+                limit,
+            },
+            Ok(Err(error)) => error,
+            Err(_) => {
+                self.note_outage();
+                Error::NoAnswer {
+                    doing: "get an image",
+                    limit,
+                }
+            }
+        }
     }
 }
 

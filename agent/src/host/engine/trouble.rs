@@ -123,6 +123,22 @@ impl RegistryTrouble {
             .map_or(Self::Other, |(trouble, _)| *trouble)
     }
 
+    /// Whether it may be over in some seconds.
+    pub fn passes(self) -> bool {
+        match self {
+            Self::RateLimited | Self::ServerError => true,
+            Self::NoSuchTag
+            | Self::NoCredentials
+            | Self::Denied
+            | Self::Unreachable
+            | Self::Tls
+            | Self::NoPlatform
+            | Self::Corrupt
+            | Self::DiskFull
+            | Self::Other => false,
+        }
+    }
+
     /// The stable code of a problem that this is the cause of.
     pub fn code(self) -> Code {
         match self {

@@ -21,7 +21,7 @@ pub use snapshot::{Checks, ServiceSnapshot};
 use super::engine::{self, Engine};
 
 /// How long an Engine that stopped answering is waited for during a watch: longer than its own restart takes.
-pub const ENGINE_PATIENCE: Duration = Duration::from_secs(30);
+pub const ENGINE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks at services.
 #[derive(Debug, Clone)]

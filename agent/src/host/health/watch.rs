@@ -9,6 +9,7 @@ use std::time::Duration;
 use deploy_proto::names::{ProjectName, ServiceName};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -28,6 +29,8 @@ const SETTLING_PAUSE: Duration = Duration::from_millis(250);
 const CHECKS_AT_LEAST: Duration = Duration::from_secs(1);
 /// How long ago a look with all checks still counts when the last service has become well.
 const LAST_LOOK_AFTER: Duration = Duration::from_millis(500);
+/// An answer of the Engine that takes longer is not counted on the service's time.
+const SLOW_ANSWER: Duration = Duration::from_secs(1);
 /// The pause before the Engine's events are asked for again.
 const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -183,6 +186,9 @@ async fn listen(
                     wake.take(event);
                 }
             }
+            // It ends only with the Engine, whose next run remembers no events: whoever waits for one looks.
+            engine.note_outage();
+            wakes.values().for_each(|wake| wake.changed.notify_one());
         }
         sleep(RESUBSCRIBE_PAUSE).await;
     }
@@ -201,6 +207,11 @@ struct Watch<'a> {
     own: OwnChecks,
     /// When the Engine last answered.
     answered: Instant,
+    /// Its absences that the judge knows of.
+    outages: u64,
+    /// When it last answered, by the host's clock, and when it last did before its first absence.
+    answered_at: Timestamp,
+    away_since: Option<Timestamp>,
 }
 
 /// What one look saw.
@@ -209,6 +220,18 @@ struct Look {
     /// What passes, in words.
     passing: Vec<String>,
     out_of_memory: bool,
+}
+
+/// What the health of a container that does not run comes to. One with a healthcheck is no one-shot, whose end would be
+/// the end of its work.
+fn without_checks(container: &Container) -> verdict::Health {
+    by_engine(container).unwrap_or_else(|| verdict::Health::Failing("it does not run".to_owned()))
+}
+
+/// Whether a container ended since then for good.
+fn ended_after(container: &Container, since: Timestamp) -> bool {
+    matches!(container.state, ContainerState::Exited { stays: true, .. })
+        && container.finished_at.is_some_and(|at| at >= since)
 }
 
 impl<'a> Watch<'a> {
@@ -234,6 +257,9 @@ impl<'a> Watch<'a> {
             restarts: Restarts::since(terms.older),
             own: OwnChecks::default(),
             answered: begun,
+            outages: health.engine.outages(),
+            answered_at: Timestamp::now(),
+            away_since: None,
         }
     }
 
@@ -299,7 +325,7 @@ impl<'a> Watch<'a> {
                 look.sample.probes = self.has_probes().then(|| Err("it does not run".to_owned()));
                 look.sample.health = containers
                     .iter()
-                    .filter_map(by_engine)
+                    .map(without_checks)
                     .fold(verdict::Health::None, worse);
                 return Ok(look);
             }
@@ -314,13 +340,26 @@ impl<'a> Watch<'a> {
 
     async fn look_at_containers(&mut self) -> Result<(Vec<Container>, Look), Error> {
         let engine = &self.health.engine;
-        let containers = engine
-            .service_containers(&self.project.name, self.service)
-            .await?;
+        let asked = Instant::now();
+        let answer = engine.service_containers(&self.project.name, self.service).await;
+        if asked.elapsed() > SLOW_ANSWER {
+            self.begun += asked.elapsed();
+        }
+        let containers = answer?;
         self.answered = Instant::now();
+        let outages = engine.outages();
+        if outages != self.outages {
+            self.outages = outages;
+            self.away_since.get_or_insert(self.answered_at);
+            self.judge.lose_sight();
+        }
+        self.answered_at = Timestamp::now();
         let sample = Sample {
             at: self.begun.elapsed(),
             state: worst_state(&containers),
+            ended_with_engine: self
+                .away_since
+                .is_some_and(|since| containers.iter().any(|one| ended_after(one, since))),
             restarts: self.restarts.count(&containers),
             last_exit: self.wake.last_exit(&containers),
             health: verdict::Health::None,
