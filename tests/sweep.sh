@@ -10,7 +10,7 @@ alive() { [ -d "/proc/$1" ]; }
 orphans() {
     local name pid
     while read -r name; do
-        pid=$(sed -nE 's/^.*(clinic|registry|image|base|fixture|agent|demo|notify|unit)-([0-9]+)-[0-9]+-[0-9a-f]{6}.*$/\2/p' <<<"$name")
+        pid=$(sed -nE 's/^.*(clinic|registry|image|base|fixture|agent|demo|notify|unit|engine)-([0-9]+)-[0-9]+-[0-9a-f]{6}.*$/\2/p' <<<"$name")
         [ -z "$pid" ] || alive "$pid" || echo "$name"
     done
 }
@@ -21,6 +21,15 @@ for dir in $(find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'deploy-tests-agent-*' | o
         kill -KILL "$(cat "$dir/pid")"
         echo "sweep: ended the agent of $dir"
     fi
+done
+
+# An Engine of a test's own: its namespaces end with their first process, whose arguments name the folder.
+for dir in $(find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'deploy-tests-engine-*' | orphans); do
+    if [ -e "$dir/pid" ] && grep -qzF "$dir" "/proc/$(cat "$dir/pid")/cmdline" 2>/dev/null; then
+        kill -KILL "$(cat "$dir/pid")"
+        echo "sweep: ended the Engine of $dir"
+    fi
+    find /sys/fs/cgroup -depth -type d -path "*/${dir##*/}*" -exec rmdir {} + 2>/dev/null || true
 done
 
 project='{{.Label "com.docker.compose.project"}}'

@@ -209,6 +209,10 @@ impl Agent {
     /// The same with other settings.
     pub fn start_with(clinic: &Clinic, settings: Settings) -> Result<Self> {
         let docker_config = clinic.registry().docker_config();
+        let settings = match clinic.registry().engine().socket() {
+            Some(socket) => settings.docker_socket(&socket),
+            None => settings,
+        };
         Self::start_on(clinic.dir(), clinic.project(), &docker_config, settings)
     }
 

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::command::{Run, docker};
+use crate::command::Run;
+use crate::engine::Engine;
 use crate::http;
 use crate::images::{Image, Mode, Registry, free_port, temporary_dir, unique};
 use crate::until::until;
@@ -168,7 +169,9 @@ impl Clinic {
 
     /// Starts a `docker compose` command in the project's folder, with the registry's login.
     pub fn compose(&self, arguments: &[&str]) -> Run {
-        docker(["compose"])
+        self.registry
+            .engine()
+            .docker(["compose"])
             .args(arguments)
             .dir(&self.dir)
             .env("DOCKER_CONFIG", self.registry.docker_config())
@@ -223,7 +226,10 @@ impl Clinic {
     /// How often a database started on its volume: 1 when nobody touched it.
     pub fn boots(&self, database: &str) -> Result<usize> {
         let identity = ["/service", "healthcheck", "http://127.0.0.1:8080/"];
-        let said = docker(["exec", &self.container_id(database)?])
+        let said = self
+            .registry
+            .engine()
+            .docker(["exec", &self.container_id(database)?])
             .args(identity)
             .text()?;
         let boots = said
@@ -234,7 +240,7 @@ impl Clinic {
 
     /// The newest container of a service, running or not.
     pub fn container_id(&self, service: &str) -> Result<String> {
-        container_of(&self.project, service)
+        container_of(self.registry.engine(), &self.project, service)
     }
 
     /// The containers of the databases that were started: the same before and after, or somebody touched them.
@@ -247,7 +253,10 @@ impl Clinic {
 
     /// `docker inspect` of a service's container.
     pub fn inspect(&self, service: &str) -> Result<Value> {
-        let text = docker(["inspect", "--type", "container", &self.container_id(service)?]).text()?;
+        let engine = self.registry.engine();
+        let text = engine
+            .docker(["inspect", "--type", "container", &self.container_id(service)?])
+            .text()?;
         let mut all: Vec<Value> = serde_json::from_str(&text)?;
         all.pop().context("docker inspect said nothing")
     }
@@ -338,7 +347,7 @@ impl Drop for Clinic {
         if thread::panicking() {
             eprintln!("{}", self.state());
         }
-        if let Err(error) = remove_project(&self.project) {
+        if let Err(error) = remove_project(self.registry.engine(), &self.project) {
             eprintln!("failed to remove the project {}: {error:#}", self.project);
         }
     }
@@ -346,14 +355,14 @@ impl Drop for Clinic {
 
 /// Removes the containers, networks and volumes of a project. By label, so that it works with a file that a test broke
 /// and with half-made containers.
-pub(crate) fn remove_project(project: &str) -> Result<()> {
+pub(crate) fn remove_project(engine: &Engine, project: &str) -> Result<()> {
     let label = format!("label=com.docker.compose.project={project}");
     let remove = |list: &[&str], remove: &[&str]| -> Result<()> {
-        let ids = docker(list).args(["--quiet", "--filter", &label]).text()?;
+        let ids = engine.docker(list).args(["--quiet", "--filter", &label]).text()?;
         if ids.is_empty() {
             Ok(())
         } else {
-            docker(remove).args(ids.lines()).text().map(drop)
+            engine.docker(remove).args(ids.lines()).text().map(drop)
         }
     };
     // Each is tried even when the one before failed.
@@ -366,10 +375,11 @@ pub(crate) fn remove_project(project: &str) -> Result<()> {
 }
 
 /// The newest container of a service of a project, running or not.
-pub(crate) fn container_of(project: &str, service: &str) -> Result<String> {
+pub(crate) fn container_of(engine: &Engine, project: &str, service: &str) -> Result<String> {
     let project = format!("label=com.docker.compose.project={project}");
     let service_label = format!("label=com.docker.compose.service={service}");
-    let ids = docker(["ps", "--all", "--quiet", "--no-trunc"])
+    let ids = engine
+        .docker(["ps", "--all", "--quiet", "--no-trunc"])
         .args(["--filter", &project, "--filter", &service_label])
         .args(["--filter", "label=com.docker.compose.oneoff=False"])
         .text()?;

@@ -15,8 +15,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
-use crate::command::{Run, docker};
+use crate::command::Run;
+use crate::engine::Engine;
 use crate::http;
+use crate::liar::Liar;
 use crate::until::until;
 
 /// Returns a name that no other test on this machine has, now or later.
@@ -91,14 +93,11 @@ pub(crate) fn target_dir() -> PathBuf {
 
 /// The image that all others start from: the service and nothing else. It stays on the Engine like a build's output,
 /// under a name made from its content, so that every other image takes a fraction of a second.
-fn base_image() -> Result<String> {
-    static BASE: OnceLock<Result<String, String>> = OnceLock::new();
-    BASE.get_or_init(|| build_base().map_err(|error| format!("{error:#}")))
-        .clone()
-        .map_err(|error| anyhow!(error))
+fn base_image(engine: &Engine) -> Result<String> {
+    engine.base_image(|| build_base(engine))
 }
 
-fn build_base() -> Result<String> {
+fn build_base(engine: &Engine) -> Result<String> {
     let binary = service_binary()?;
     let mut hasher = DefaultHasher::new();
     fs::read(&binary)?.hash(&mut hasher);
@@ -106,18 +105,25 @@ fn build_base() -> Result<String> {
     // Two test programs at once would build it twice.
     let lock = File::create(target_dir().join("test-service/base.lock"))?;
     lock.lock()?;
-    if !docker(["image", "inspect", &name]).output()?.status.success() {
+    if !engine
+        .docker(["image", "inspect", &name])
+        .output()?
+        .status
+        .success()
+    {
         let context = temporary_dir("base")?;
         fs::copy(&binary, context.path().join("service"))?;
         let dockerfile = "FROM scratch\nCOPY service /service\nEXPOSE 8080\nENTRYPOINT [\"/service\"]\n";
         fs::write(context.path().join("Dockerfile"), dockerfile)?;
-        build(context.path(), &name)?;
+        build(engine, context.path(), &name)?;
     }
     Ok(name)
 }
 
-fn build(context: &Path, name: &str) -> Result<()> {
-    let run = docker(["build", "--quiet", "--force-rm", "--tag", name, "."]).dir(context);
+fn build(engine: &Engine, context: &Path, name: &str) -> Result<()> {
+    let run = engine
+        .docker(["build", "--quiet", "--force-rm", "--tag", name, "."])
+        .dir(context);
     run.env("DOCKER_BUILDKIT", "0").text().map(drop)
 }
 
@@ -264,8 +270,12 @@ impl Image {
     /// manifest's digest (`sha256:...`). Every build is another image with another digest. What the Engine already
     /// knows as `HOST/REPO:TAG` stays as it is: the image goes there by the registry's other name, `localhost`.
     pub fn build_and_push(&self, registry: &Registry, repo: &str, tag: &str) -> Result<String> {
+        let engine = registry.engine();
         let context = temporary_dir("image")?;
-        fs::write(context.path().join("Dockerfile"), self.dockerfile(&base_image()?))?;
+        fs::write(
+            context.path().join("Dockerfile"),
+            self.dockerfile(&base_image(engine)?),
+        )?;
         if self.extra_bytes > 0 {
             let mut layer = File::create(context.path().join("layer"))?;
             std::io::copy(
@@ -274,11 +284,12 @@ impl Image {
             )?;
         }
         let name = format!("localhost:{}/{repo}:{tag}", registry.port());
-        build(context.path(), &name)?;
-        let pushed = docker(["push", &name])
+        build(engine, context.path(), &name)?;
+        let pushed = engine
+            .docker(["push", &name])
             .env("DOCKER_CONFIG", registry.docker_config())
             .text();
-        docker(["rmi", "--force", &name]).text()?;
+        engine.docker(["rmi", "--force", &name]).text()?;
         let pushed = pushed?;
         let digest = pushed.split_whitespace().find(|word| word.starts_with("sha256:"));
         Ok(digest
@@ -342,7 +353,10 @@ pub struct Registry {
 
 #[derive(Debug)]
 struct Inner {
+    engine: Engine,
+    /// The one in its images' names.
     port: u16,
+    own_port: u16,
     dir: TempDir,
     process: Mutex<Option<Child>>,
 }
@@ -350,18 +364,28 @@ struct Inner {
 impl Registry {
     /// Starts one that everybody may use.
     pub fn start() -> Result<Self> {
-        Self::start_for(None)
+        Self::start_for(&Engine::shared(), None, None)
+    }
+
+    /// Starts one that everybody may use, for images that are made on this Engine.
+    pub fn start_on(engine: &Engine) -> Result<Self> {
+        Self::start_for(engine, None, None)
+    }
+
+    /// Starts one that is known by the port of a liar, who gives its answers.
+    pub fn start_behind(engine: &Engine, liar: &Liar) -> Result<Self> {
+        Self::start_for(engine, None, Some(liar))
     }
 
     /// Starts one that wants this login.
     pub fn start_with_login(login: &Login) -> Result<Self> {
-        Self::start_for(Some(login))
+        Self::start_for(&Engine::shared(), Some(login), None)
     }
 
-    fn start_for(login: Option<&Login>) -> Result<Self> {
+    fn start_for(engine: &Engine, login: Option<&Login>, liar: Option<&Liar>) -> Result<Self> {
         let mut tried = 0;
         loop {
-            let registry = Self::prepare(login)?;
+            let registry = Self::prepare(engine, login, liar)?;
             tried += 1;
             match registry.resume() {
                 Ok(()) => return Ok(registry),
@@ -372,13 +396,17 @@ impl Registry {
         }
     }
 
-    fn prepare(login: Option<&Login>) -> Result<Self> {
-        let port = free_port()?;
+    fn prepare(engine: &Engine, login: Option<&Login>, liar: Option<&Liar>) -> Result<Self> {
+        let own_port = free_port()?;
+        let port = liar.map_or(own_port, Liar::port);
+        if let Some(liar) = liar {
+            liar.speak_for(own_port);
+        }
         let dir = temporary_dir("registry")?;
         let path = dir.path();
         let mut config = format!(
             "version: 0.1\nlog: {{level: info, formatter: text}}\nstorage:\n  filesystem: {{rootdirectory: {0}/storage}}\n  \
-             delete: {{enabled: true}}\n  maintenance: {{uploadpurging: {{enabled: false}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
+             delete: {{enabled: true}}\n  maintenance: {{uploadpurging: {{enabled: false}}}}\nhttp: {{addr: '127.0.0.1:{own_port}'}}\n",
             path.display()
         );
         fs::create_dir(path.join("docker"))?;
@@ -404,11 +432,18 @@ impl Registry {
         fs::write(path.join("config.yml"), config)?;
         Ok(Self {
             inner: Arc::new(Inner {
+                engine: engine.clone(),
                 port,
+                own_port,
                 dir,
                 process: Mutex::new(None),
             }),
         })
+    }
+
+    /// The Engine that its images are made on and pulled to.
+    pub fn engine(&self) -> &Engine {
+        &self.inner.engine
     }
 
     /// `127.0.0.1:PORT`, as it stands in image references.
@@ -416,7 +451,7 @@ impl Registry {
         format!("127.0.0.1:{}", self.inner.port)
     }
 
-    /// Its port on 127.0.0.1.
+    /// The port of 127.0.0.1 that its images are named by.
     pub fn port(&self) -> u16 {
         self.inner.port
     }
@@ -454,7 +489,7 @@ impl Registry {
                 return Ok(Some(Err(anyhow!("the registry ended: {}", self.log()))));
             }
             // 401 is an answer too.
-            Ok(http::get(self.inner.port, "/v2/").ok().map(|_| Ok(())))
+            Ok(http::get(self.inner.own_port, "/v2/").ok().map(|_| Ok(())))
         })?
     }
 
@@ -481,14 +516,16 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.stop();
         for name in ["127.0.0.1", "localhost"] {
-            drop(forget_images(&format!("{name}:{}/", self.port)));
+            drop(forget_images(&self.engine, &format!("{name}:{}/", self.port)));
         }
     }
 }
 
 /// Removes all images from the Engine whose name starts like this, tagged or pulled by digest.
-pub fn forget_images(prefix: &str) -> Result<()> {
-    let listed = docker(["images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}"]).text()?;
+pub fn forget_images(engine: &Engine, prefix: &str) -> Result<()> {
+    let listed = engine
+        .docker(["images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}"])
+        .text()?;
     let mut ids: Vec<&str> = listed
         .lines()
         .filter_map(|line| line.split_once(' '))
@@ -498,7 +535,7 @@ pub fn forget_images(prefix: &str) -> Result<()> {
     ids.sort_unstable();
     ids.dedup();
     if !ids.is_empty() {
-        docker(["rmi", "--force"]).args(ids).text()?;
+        engine.docker(["rmi", "--force"]).args(ids).text()?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::clinic::{container_of, remove_project};
-use crate::command::{Run, docker};
+use crate::command::Run;
 use crate::images::{Image, Mode, Registry, temporary_dir, unique};
 
 /// A project in a folder of its own. On drop its containers and files go; its images go with the registry.
@@ -62,7 +62,9 @@ impl Project {
 
     /// Starts a `docker compose` command in its folder.
     pub fn compose(&self, arguments: &[&str]) -> Run {
-        docker(["compose"])
+        self.registry
+            .engine()
+            .docker(["compose"])
             .args(arguments)
             .dir(&self.dir)
             .env("DOCKER_CONFIG", self.registry.docker_config())
@@ -80,13 +82,17 @@ impl Project {
 
     /// The container of a service.
     pub fn container_id(&self, service: &str) -> Result<String> {
-        container_of(&self.name, service)
+        container_of(self.registry.engine(), &self.name, service)
     }
 
     /// The image that a service's container was started from, as its configuration names it.
     pub fn runs(&self, service: &str) -> Result<String> {
         let id = self.container_id(service)?;
-        let text = docker(["inspect", "--type", "container", &id]).text()?;
+        let text = self
+            .registry
+            .engine()
+            .docker(["inspect", "--type", "container", &id])
+            .text()?;
         let all: Value = serde_json::from_str(&text)?;
         let image = all.pointer("/0/Config/Image").and_then(Value::as_str);
         Ok(image.context("a container without an image")?.to_owned())
@@ -96,7 +102,11 @@ impl Project {
     pub fn version(&self, service: &str) -> Result<String> {
         let id = self.container_id(service)?;
         let format = "{{range .Config.Env}}{{println .}}{{end}}";
-        let variables = docker(["inspect", "--format", format, &id]).text()?;
+        let variables = self
+            .registry
+            .engine()
+            .docker(["inspect", "--format", format, &id])
+            .text()?;
         let version = variables
             .lines()
             .find_map(|line| line.strip_prefix("SERVICE_VERSION="));
@@ -114,7 +124,7 @@ impl Drop for Project {
             let said = self.compose(&["ps", "--all"]).text();
             eprintln!("project {}\n{}", self.name, said.unwrap_or_default());
         }
-        if let Err(error) = remove_project(&self.name) {
+        if let Err(error) = remove_project(self.registry.engine(), &self.name) {
             eprintln!("failed to remove the project {}: {error:#}", self.name);
         }
     }
