@@ -22,7 +22,7 @@ const TYPES: [&str; 8] = ["Duration", "u16", "u32", "u64", "usize", "i32", "i64"
 
 /// Limits that no person meets: of parsers against hostile input, of words in messages, of what is inside of one that is
 /// on the page.
-const OF_NO_CONCERN: [&str; 24] = [
+const OF_NO_CONCERN: [&str; 25] = [
     "ACTIONS_MAX",
     "AUTHORITY_MAX_BYTES",
     "DEPTH_MAX",
@@ -44,6 +44,7 @@ const OF_NO_CONCERN: [&str; 24] = [
     "STEPS_MAX",
     "TAG_MAX_BYTES",
     "TAIL_LIMIT",
+    "THERE_LIMIT",
     "UNSET_MAX",
     "VALUE_MAX_BYTES",
     "WORDS_MAX_CHARS",

@@ -11,6 +11,12 @@ use super::engine::{self, RegistryTrouble};
 use crate::deploy::deadlines::BACK_ATTEMPTS;
 use crate::deploy::phase::Failure;
 
+/// How long one absence of the Engine is waited for before anything was changed: its restart takes some seconds.
+const ENGINE_PATIENCE_UNCHANGED: Duration = Duration::from_secs(10);
+/// The same while new containers are brought up and watched.
+const ENGINE_PATIENCE_FORWARD: Duration = Duration::from_mins(1);
+/// The same on the way back, where giving up means that a person is needed.
+const ENGINE_PATIENCE_BACK: Duration = Duration::from_mins(15);
 /// Before a step of the way back is tried again: what failed has to pass first.
 pub(super) const BACK_PAUSE: Duration = Duration::from_secs(1);
 /// The first and the longest pause between two questions whether the Engine is there.
@@ -39,12 +45,11 @@ pub(super) enum Patience {
 }
 
 impl Patience {
-    /// How long one absence is waited for.
     fn limit(self) -> Duration {
         match self {
-            Self::Unchanged => Duration::from_secs(10),
-            Self::Forward => Duration::from_secs(60),
-            Self::Back => Duration::from_mins(15),
+            Self::Unchanged => ENGINE_PATIENCE_UNCHANGED,
+            Self::Forward => ENGINE_PATIENCE_FORWARD,
+            Self::Back => ENGINE_PATIENCE_BACK,
         }
     }
 
