@@ -25,3 +25,4 @@ pub mod settings;
 pub mod state_folder;
 pub mod systemd;
 pub mod tls;
+pub mod watch;

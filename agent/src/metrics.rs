@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use deploy_proto::event::{Ending, Outcome};
 use deploy_proto::names::ProjectName;
+use deploy_proto::release::DeploymentKind;
 use deploy_proto::signing::Rejection;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -50,6 +51,7 @@ pub struct Metrics {
     images_removed: Family<ProjectLabels, Counter>,
     image_cleanups_failed: Family<ProjectLabels, Counter>,
     kept_without_images: Family<ProjectLabels, Gauge>,
+    drift: Family<ProjectLabels, Gauge>,
     rejected: Family<ReasonLabels, Counter>,
     requests: Counter,
     reload_failures: Counter,
@@ -66,6 +68,7 @@ impl Default for Metrics {
             images_removed: Family::default(),
             image_cleanups_failed: Family::default(),
             kept_without_images: Family::default(),
+            drift: Family::default(),
             rejected: Family::default(),
             requests: Counter::default(),
             reload_failures: Counter::default(),
@@ -115,6 +118,11 @@ impl Metrics {
             "Kept releases whose images are not all on the host: a rollback to them needs the registry",
             self.kept_without_images.clone(),
         );
+        self.registry.register(
+            "drift",
+            "Services and files that are not as the release left them",
+            self.drift.clone(),
+        );
         self.registry
             .register("requests", "Requests on the signed API", self.requests.clone());
         self.registry.register(
@@ -160,6 +168,7 @@ impl Metrics {
         drop(self.images_removed.get_or_create(&labels));
         drop(self.image_cleanups_failed.get_or_create(&labels));
         drop(self.kept_without_images.get_or_create(&labels));
+        drop(self.drift.get_or_create(&labels));
     }
 
     /// Notes the release that runs, and whether the last deployment is stuck.
@@ -169,6 +178,13 @@ impl Metrics {
             .get_or_create(&labels)
             .set(release.map_or(0, i64::from));
         self.stuck.get_or_create(&labels).set(i64::from(stuck));
+    }
+
+    /// Notes how many services and files drifted.
+    pub fn drifted(&self, project: &ProjectName, count: usize) {
+        self.drift
+            .get_or_create(&project_labels(project))
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The release that runs (0: none is recorded), and whether the last deployment is stuck.
@@ -181,7 +197,7 @@ impl Metrics {
     }
 
     /// Counts a deployment that ended.
-    pub fn deployment_ended(&self, project: &ProjectName, outcome: &Outcome) {
+    pub fn deployment_ended(&self, project: &ProjectName, kind: DeploymentKind, outcome: &Outcome) {
         self.deployments
             .get_or_create(&deployment_labels(project, outcome.result))
             .inc();
@@ -189,13 +205,15 @@ impl Metrics {
         self.deployment_seconds
             .get_or_create(&project_labels(project))
             .set(seconds);
-        match outcome.result {
-            Ending::Live | Ending::RolledBack | Ending::Stuck => {
+        match (outcome.result, kind) {
+            // Put back to what it found: the project stands as it stood.
+            (Ending::RolledBack, DeploymentKind::Reconcile) => {}
+            (Ending::Live | Ending::RolledBack | Ending::Stuck, _) => {
                 let stuck = outcome.result == Ending::Stuck;
                 self.project_stands(project, outcome.release.map(|release| release.0), stuck);
             }
             // Nothing was touched: the project stands as it stood.
-            Ending::Refused | Ending::Unchanged => {}
+            (Ending::Refused | Ending::Unchanged, _) => {}
         }
     }
 
@@ -312,6 +330,10 @@ mod tests {
         );
         assert!(
             text.contains("deploy_agent_requests_rejected_total{reason=\"replayed\"} 0\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("deploy_agent_drift{project=\"shop\"} 0\n"),
             "{text}"
         );
         assert!(!text.contains("# EOF"));

@@ -284,10 +284,11 @@ impl<H: Host> Queue<H> {
                 key = deployment.key.as_str()
             );
             let mut pulse = self.heart.register("deployment");
+            let kind = deployment.request.kind();
             let running = self.run_one(deployment, cancelled).instrument(span);
             match Box::pin(pulse.while_doing(running)).await {
                 Ok(Ran::Ended(outcome)) => {
-                    self.metrics.deployment_ended(&project, &outcome);
+                    self.metrics.deployment_ended(&project, kind, &outcome);
                     // When there is no room, the next deployment makes up for it.
                     drop(self.ended.try_send(Ended {
                         project: project.clone(),
@@ -344,9 +345,9 @@ impl<H: Host> Queue<H> {
 
     /// Ends a deployment that waited, and so touched nothing.
     async fn end_waiting(&self, deployment: Deployment, problem: Problem) {
-        let project = deployment.project.clone();
+        let (project, kind) = (deployment.project.clone(), deployment.request.kind());
         match self.runner.give_up(deployment, problem).await {
-            Ok(outcome) => self.metrics.deployment_ended(&project, &outcome),
+            Ok(outcome) => self.metrics.deployment_ended(&project, kind, &outcome),
             Err(error) => drop(self.fatal.try_send(error)),
         }
     }

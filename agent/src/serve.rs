@@ -11,7 +11,8 @@ use axum_server::{Handle, Server};
 use hyper_util::rt::TokioTimer;
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::sync::watch::{Receiver, channel};
 
 use crate::api;
 use crate::api::listener::{BoundedListener, Caller};
@@ -29,6 +30,7 @@ use crate::settings::Settings;
 use crate::state_folder::{StateFolder, StateFolderError};
 use crate::systemd::{Heart, ServiceManager};
 use crate::tls;
+use crate::watch;
 
 /// How long a stopping agent waits for actions that change the host to reach a phase's boundary. Below the unit's
 /// `TimeoutStopSec`; what is still not there goes on from the journal at the next start.
@@ -114,7 +116,7 @@ pub async fn run(
     let api_listener = bind(config.server.listen)?;
     let monitor_listener = bind(config.monitor)?;
 
-    let (stop, stopping) = watch::channel(false);
+    let (stop, stopping) = channel(false);
     let (fatal, mut fatally) = mpsc::channel(1);
     let heart = Heart::new();
     let (ended, endings) = mpsc::channel(retention::WAITING_MAX);
@@ -135,6 +137,7 @@ pub async fn run(
     let watchdog = Arc::clone(&manager);
     let fed = tokio::spawn(async move { heart.run(&watchdog).await });
     drop(tokio::spawn(retention(&app).run(endings, app.shutdown.clone())));
+    let watching = tokio::spawn(watch::run(Arc::clone(&app)));
     manager.ready(&serving(&app));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pin = tls.pin, "serving");
 
@@ -163,6 +166,7 @@ pub async fn run(
             return Err(ServeError::Serve(source));
         }
     }
+    watching.abort();
     fed.abort();
     failed.map_or(Ok(()), |error| Err(ServeError::History(error)))
 }
@@ -188,7 +192,7 @@ fn assemble(
     config: Config,
     environment: Environment,
     history: History,
-    stopping: watch::Receiver<bool>,
+    stopping: Receiver<bool>,
     told: Told,
     heart: Heart,
 ) -> Result<Arc<App>, ServeError> {

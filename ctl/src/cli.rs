@@ -102,6 +102,8 @@ pub(crate) enum Command {
     History(History),
     /// Go back to an earlier release
     Rollback(Rollback),
+    /// Bring what drifted from the release that runs back to it
+    Reconcile(Reconcile),
     /// Print a service's log
     Logs(Logs),
     /// Run every health check now
@@ -223,6 +225,22 @@ pub(crate) struct Rollback {
     pub(crate) following: Following,
 }
 
+/// Arguments of `reconcile`.
+#[derive(Debug, Args)]
+pub(crate) struct Reconcile {
+    /// Show the plan and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Undo hand edits of the Compose files and .env too, not only of their image lines
+    #[arg(long)]
+    pub(crate) discard_edits: bool,
+    /// Wait for a running deployment of the project to end
+    #[arg(long)]
+    pub(crate) queue: bool,
+    #[command(flatten)]
+    pub(crate) following: Following,
+}
+
 /// Arguments of `logs`.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
@@ -310,6 +328,8 @@ mod tests {
             "deployctl rollback --to 41",
             "deployctl rollback --to v1.4.1",
             "deployctl health -e staging",
+            "deployctl reconcile -e staging --dry-run",
+            "deployctl reconcile --discard-edits --queue --detach",
             "deployctl push --set web=acme/web:v1 --set api=localhost:5000/api:v1",
             "deployctl push --image acme/web:v1 --json",
             "deployctl logs web --follow --host https://web-1:8443",

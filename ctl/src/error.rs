@@ -2,6 +2,7 @@
 
 use deploy_proto::exit_code::ExitCode;
 use deploy_proto::names::DeploymentId;
+use deploy_proto::problem::Problem;
 
 use crate::client::ClientError;
 use crate::client::deliver::DeliverError;
@@ -124,6 +125,25 @@ impl Error {
             | Self::Output(_)
             | Self::Json(_)
             | Self::Runtime(_) => false,
+        }
+    }
+
+    /// What the agent said, where it answered.
+    pub(crate) fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Client(error)
+            | Self::Deliver(DeliverError::NotAccepted(error))
+            | Self::Follow(FollowError::Client(error)) => error.problem(),
+            Self::Usage { .. }
+            | Self::Target(_)
+            | Self::Key(_)
+            | Self::Deliver(DeliverError::Unknown(_))
+            | Self::Follow(FollowError::StillRunning)
+            | Self::NotCancelled(_)
+            | Self::Declined
+            | Self::Output(_)
+            | Self::Json(_)
+            | Self::Runtime(_) => None,
         }
     }
 

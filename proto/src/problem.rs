@@ -7,6 +7,9 @@ use crate::exit_code::ExitCode;
 /// The media type of a problem document (RFC 9457 section 3).
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
+/// The most lines that a problem carries beside its one sentence.
+pub const LINES_MAX: usize = 50;
+
 /// The stable kinds of error. The text form is what scripts match; codes are only ever added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -191,6 +194,9 @@ pub struct Problem {
     /// What to do about it, where the agent knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// More of what went wrong, a line each, at most [`LINES_MAX`]: the lines of a difference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<String>,
 }
 
 impl Problem {
@@ -200,7 +206,14 @@ impl Problem {
             code,
             detail: detail.into(),
             hint: None,
+            lines: Vec::new(),
         }
+    }
+
+    /// The same problem with more of what went wrong, of which the first [`LINES_MAX`] lines are kept.
+    pub fn lines(self, lines: Vec<String>) -> Self {
+        let lines = lines.into_iter().take(LINES_MAX).collect();
+        Self { lines, ..self }
     }
 
     /// The same problem with what to do about it.

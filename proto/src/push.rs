@@ -1,4 +1,5 @@
-//! What a caller asks for: a push of new images, or a rollback to an earlier release.
+//! What a caller asks for: a push of new images, a rollback to an earlier release, or to reconcile with the one that
+//! should run.
 
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +140,23 @@ pub struct Rollback {
     pub source: Source,
 }
 
+/// The body of `POST /v1/projects/{project}/reconciliations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reconcile {
+    /// The caller's name for this deployment. The same id sent again reconciles once.
+    pub id: DeploymentId,
+    /// Wait for a running deployment of this project to end, instead of being answered `busy`.
+    #[serde(default)]
+    pub queue: bool,
+    /// Give the files the bytes that the last push or rollback left, instead of putting back the image lines only.
+    #[serde(default)]
+    pub discard_edits: bool,
+    /// Where the request comes from.
+    #[serde(default)]
+    pub source: Source,
+}
+
 /// Which release a rollback goes to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -176,7 +194,7 @@ impl Source {
     }
 }
 
-/// The answer to an accepted push or rollback (202), or to the same one sent again (200).
+/// The answer to an accepted push, rollback or reconciliation (202), or to the same one sent again (200).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     /// The deployment to follow at `/v1/deployments/{id}/events`.

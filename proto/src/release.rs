@@ -107,7 +107,7 @@ pub struct ReleasedService {
     pub changed: bool,
 }
 
-/// Whether a deployment goes to new images or back to old ones.
+/// Whether a deployment goes to new images, back to old ones, or stays with the release that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeploymentKind {
@@ -115,6 +115,8 @@ pub enum DeploymentKind {
     Push,
     /// A rollback that somebody asked for.
     Rollback,
+    /// Back to what the release that runs says, where the host drifted from it.
+    Reconcile,
 }
 
 /// One deployment.
@@ -124,7 +126,7 @@ pub struct DeploymentView {
     pub id: DeploymentId,
     /// Its project.
     pub project: ProjectName,
-    /// Push or rollback.
+    /// What for.
     pub kind: DeploymentKind,
     /// Whose key signed it.
     pub key: KeyName,
@@ -184,6 +186,37 @@ pub struct ProjectStatus {
     /// The kept releases of which images are not on the host any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<MissingImages>,
+    /// Where the host is not as the release left it. Not looked for while a deployment is under way.
+    #[serde(default)]
+    pub drift: Vec<Drift>,
+}
+
+/// One thing on the host that is not as the release left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// What it is about.
+    pub kind: DriftKind,
+    /// The service; none when it is about a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+    /// The sentence for people.
+    pub detail: String,
+}
+
+/// In what a host drifted from its release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftKind {
+    /// The service has no container.
+    Missing,
+    /// Its container does not run.
+    NotRunning,
+    /// Its container was made from another image.
+    Image,
+    /// Its container was made from the right image with another configuration.
+    Configuration,
+    /// A file of the project was edited, came or went.
+    Edited,
 }
 
 /// A release that ran, and of which images are not on the host any more.

@@ -1,4 +1,4 @@
-//! `POST .../deployments` and `.../rollbacks`, and their `.../plan`s: the same request, asked for or only thought through.
+//! `POST .../deployments`, `.../rollbacks` and `.../reconciliations`, and their `.../plan`s: the same request, asked for or only thought through.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use deploy_proto::problem::{Code, Problem};
-use deploy_proto::push::{Accepted, Rollback};
+use deploy_proto::push::{Accepted, Reconcile, Rollback};
 use deploy_proto::release::PlanView;
 use serde::Deserialize;
 
@@ -66,6 +66,24 @@ pub(super) async fn rollback_plan(
     dry_run(&app, &rollback_wish(&app, &name, &verified)?, &verified, true).await
 }
 
+/// Accepts a reconciliation.
+pub(super) async fn reconcile(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    verified: Verified,
+) -> AcceptedAnswer {
+    accept(&app, reconcile_wish(&app, &name, &verified)?, &verified).await
+}
+
+/// Says what a reconciliation would do.
+pub(super) async fn reconcile_plan(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    verified: Verified,
+) -> PlanAnswer {
+    dry_run(&app, &reconcile_wish(&app, &name, &verified)?, &verified, true).await
+}
+
 fn push_wish(app: &App, name: &str, verified: &Verified) -> Result<Wish, Refusal> {
     let project = project(app, verified, name)?;
     let permitted = policy::permit_push(verified.key(), &project, verified.json()?)?;
@@ -82,6 +100,19 @@ fn rollback_wish(app: &App, name: &str, verified: &Verified) -> Result<Wish, Ref
     let rollback: Rollback = verified.json()?;
     let permitted = policy::permit(verified.key(), Action::Rollback, &project, rollback)?;
     let request = Request::Rollback(permitted.request().clone());
+    Ok(Wish {
+        project,
+        request,
+        services: permitted.services().clone(),
+    })
+}
+
+/// It brings back what was deployed before, as a rollback does, and takes the same right.
+fn reconcile_wish(app: &App, name: &str, verified: &Verified) -> Result<Wish, Refusal> {
+    let project = project(app, verified, name)?;
+    let reconcile: Reconcile = verified.json()?;
+    let permitted = policy::permit(verified.key(), Action::Rollback, &project, reconcile)?;
+    let request = Request::Reconcile(permitted.request().clone());
     Ok(Wish {
         project,
         request,

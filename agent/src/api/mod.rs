@@ -35,6 +35,11 @@ pub fn router(app: Arc<App>) -> Router {
             "/v1/projects/{project}/rollbacks/plan",
             post(deploy::rollback_plan),
         )
+        .route("/v1/projects/{project}/reconciliations", post(deploy::reconcile))
+        .route(
+            "/v1/projects/{project}/reconciliations/plan",
+            post(deploy::reconcile_plan),
+        )
         .route("/v1/projects/{project}/status", get(read::status))
         .route("/v1/projects/{project}/health", get(read::health))
         .route("/v1/projects/{project}/history", get(read::history))

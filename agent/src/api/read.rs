@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use deploy_proto::names::DeploymentId;
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::release::{
-    DeploymentView, History as HistoryView, MissingImages, ProjectHealth, ProjectStatus, Projects,
+    DeploymentView, Drift, History as HistoryView, MissingImages, ProjectHealth, ProjectStatus, Projects,
     ServiceHealth,
 };
 use serde::Deserialize;
@@ -17,7 +17,9 @@ use super::problem::Refusal;
 use super::{Verified, log_lines, project};
 use crate::app::App;
 use crate::config::{Action, Project};
-use crate::deploy::planning;
+use crate::deploy::difference::edited_files;
+use crate::deploy::planning::NoPlan;
+use crate::deploy::reconciling;
 use crate::deploy::retention::{self, Records};
 use crate::history::{Deployment, HISTORY_MAX, Release};
 use crate::host::health::Checks;
@@ -76,17 +78,20 @@ pub(super) async fn status(
     let mut attention: Vec<String> = stuck.iter().map(needs_a_person).collect();
     if let (Some(plan), None) = (last_live?, &running) {
         let left = plan.files_after();
-        let edited = planning::edited_files(&left, &files)
-            .into_iter()
-            .map(|(path, lines)| {
-                format!(
-                    "edited by hand since release {}: {} {lines}",
-                    plan.to,
-                    path.display()
-                )
-            });
+        let edited = edited_files(&left, &files).into_iter().map(|(path, lines)| {
+            format!(
+                "edited by hand since release {}: {} {lines}",
+                plan.to,
+                path.display()
+            )
+        });
         attention.extend(edited);
     }
+    let drift = match &running {
+        // What it changes is no drift, and what it leaves is not known yet.
+        Some(_) => Vec::new(),
+        None => drift(&app, &project).await?,
+    };
     Ok(Json(ProjectStatus {
         project: name,
         // Stuck, no release runs whole: naming one would be a claim that was not checked.
@@ -96,6 +101,7 @@ pub(super) async fn status(
         last,
         attention,
         missing: missing?,
+        drift,
     }))
 }
 
@@ -119,6 +125,18 @@ async fn missing_of(app: &App, project: &Project, releases: &[Release]) -> Vec<M
     match here {
         Ok(Ok(here)) => retention::missing(project, releases, &here),
         Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}
+
+/// What drifted, looked at now; the metric hears of it at once.
+async fn drift(app: &App, project: &Project) -> Result<Vec<Drift>, Refusal> {
+    match reconciling::look(app.host.as_ref(), &app.history, project).await {
+        Ok(drift) => {
+            app.metrics.drifted(&project.name, drift.len());
+            Ok(drift)
+        }
+        Err(NoPlan::Refused(failure)) => Err(failure.problem.into()),
+        Err(NoPlan::History(error)) => Err(error.into()),
     }
 }
 

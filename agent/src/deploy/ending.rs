@@ -40,10 +40,15 @@ pub(super) fn outcome(
     } else {
         live
     };
+    // When stuck, no release runs whole, and what a reconciliation found was none: naming one would be a claim that was
+    // not checked.
+    let is_a_release = match (result, deployment.request.kind()) {
+        (Ending::Stuck, _) | (Ending::RolledBack, DeploymentKind::Reconcile) => false,
+        (Ending::Live | Ending::Unchanged | Ending::Refused | Ending::RolledBack, _) => true,
+    };
     Outcome {
         result,
-        // When stuck, no release runs whole: naming one would be a claim that was not checked.
-        release: release.filter(|_| result != Ending::Stuck),
+        release: release.filter(|_| is_a_release),
         problem: cause.map(|failure| failure.problem.clone()),
         trouble: trouble.map(|failure| failure.problem.clone()),
         sick_service: cause.and_then(|failure| failure.service.clone()),
@@ -72,7 +77,8 @@ pub(super) fn release_states(phase: &Phase, deployment: &Deployment) -> Vec<(Rel
         (Phase::Refused { .. } | Phase::RolledBack { .. } | Phase::Stuck { .. }, DeploymentKind::Push) => {
             vec![(plan.to, ReleaseState::Failed)]
         }
-        // A rollback's target has been live before and can be asked for again; an unchanged push made no release.
-        (_, DeploymentKind::Rollback | DeploymentKind::Push) => Vec::new(),
+        // A rollback's target has been live before and can be asked for again, and what is reconciled with stays live; an
+        // unchanged push made no release.
+        (_, DeploymentKind::Rollback | DeploymentKind::Reconcile | DeploymentKind::Push) => Vec::new(),
     }
 }

@@ -1,6 +1,6 @@
 //! What is known of a project on its host before a deployment: what the plan is made from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -140,10 +140,26 @@ pub struct FolderFacts {
 pub struct RunningFacts {
     /// The local image id of its container (of the first, when it is scaled).
     pub image_id: String,
+    /// The local image ids of all its containers.
+    pub image_ids: BTreeSet<String>,
     /// The registry's digest of that image in the service's repository.
     pub digest: Option<Digest>,
     /// The ids of its containers.
     pub containers: Vec<String>,
+    /// What Compose's label says of the configuration that each container was made from.
+    pub config_hashes: BTreeSet<String>,
+    /// Whether every container of it runs or is being restarted, or is a one-shot that exited 0.
+    pub does_run: bool,
     /// Whether every container of it runs (or is a one-shot that exited 0) and none is unhealthy.
     pub is_well: bool,
+}
+
+/// What a service of a release was seen to run when the release went live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ran {
+    /// The local id of its image.
+    pub image_id: String,
+    /// The hashes of its configuration: that of its container, and the one that Compose gives a container which is made
+    /// together with what it depends on. Empty where Compose told none.
+    pub config_hashes: BTreeSet<String>,
 }

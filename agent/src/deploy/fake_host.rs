@@ -9,7 +9,7 @@ use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
 use deploy_proto::problem::{Code, Problem};
 
-use super::facts::{Facts, HostFacts, Offered, RunningFacts, ServiceFacts, SourceFile};
+use super::facts::{Facts, HostFacts, Offered, Ran, RunningFacts, ServiceFacts, SourceFile};
 use super::phase::{Action, Failure};
 use super::plan::{Edits, FileEdit, LineEdit, Moment, Plan, ServicePlan};
 use super::port::{EditFailure, Host, LogTail, Progress, Summary};
@@ -77,22 +77,8 @@ impl FakeHost {
         }
     }
 
-    async fn yes_or_no(&self, action: Action) -> Result<Summary, Failure> {
-        self.ask(action).await.map_err(|_no| no(action))
-    }
-}
-
-pub(crate) fn no(action: Action) -> Failure {
-    Problem::new(Code::Engine, format!("{action:?} said no")).into()
-}
-
-fn service(name: &str) -> ServiceName {
-    name.parse().unwrap()
-}
-
-impl Host for FakeHost {
-    async fn facts(&self, _project: &Project) -> Result<Facts, Failure> {
-        self.yes_or_no(Action::Plan).await?;
+    /// The project as it is now.
+    fn project(&self) -> Facts {
         let written = self
             .written
             .lock()
@@ -105,8 +91,11 @@ impl Host for FakeHost {
                 .unwrap_or_else(|| found.parse().unwrap());
             let running = RunningFacts {
                 image_id: format!("id of {image}"),
+                image_ids: BTreeSet::from([format!("id of {image}")]),
                 digest: image.digest().cloned().or_else(|| OLD_DIGEST.parse().ok()),
                 containers: vec![format!("container of {name}")],
+                config_hashes: BTreeSet::from(["made alone".to_owned()]),
+                does_run: true,
                 is_well: true,
             };
             ServiceFacts {
@@ -115,7 +104,7 @@ impl Host for FakeHost {
                 ..ServiceFacts::default()
             }
         };
-        Ok(Facts {
+        Facts {
             services: BTreeMap::from([
                 (
                     service("api"),
@@ -133,7 +122,26 @@ impl Host for FakeHost {
             }],
             free_bytes: u64::MAX,
             unset_variables: Vec::new(),
-        })
+        }
+    }
+
+    async fn yes_or_no(&self, action: Action) -> Result<Summary, Failure> {
+        self.ask(action).await.map_err(|_no| no(action))
+    }
+}
+
+pub(crate) fn no(action: Action) -> Failure {
+    Problem::new(Code::Engine, format!("{action:?} said no")).into()
+}
+
+fn service(name: &str) -> ServiceName {
+    name.parse().unwrap()
+}
+
+impl Host for FakeHost {
+    async fn facts(&self, _project: &Project) -> Result<Facts, Failure> {
+        self.yes_or_no(Action::Plan).await?;
+        Ok(self.project())
     }
 
     async fn resolve(&self, images: &BTreeSet<ImageRef>) -> BTreeMap<ImageRef, Result<Offered, Problem>> {
@@ -285,6 +293,19 @@ impl Host for FakeHost {
                 state: None,
             })
             .collect()
+    }
+
+    async fn ran(&self, _project: &Project) -> Result<BTreeMap<ServiceName, Ran>, Failure> {
+        let facts = self.project();
+        let ran = |(service, facts): (ServiceName, ServiceFacts)| {
+            let running = facts.running?;
+            let ran = Ran {
+                image_id: running.image_id,
+                config_hashes: running.config_hashes,
+            };
+            Some((service, ran))
+        };
+        Ok(facts.services.into_iter().filter_map(ran).collect())
     }
 
     async fn log_tails(&self, _project: &Project, services: &[ServiceName]) -> Vec<LogTail> {

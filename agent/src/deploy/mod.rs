@@ -3,6 +3,8 @@
 mod base64_bytes;
 pub mod choice;
 pub mod deadlines;
+pub mod difference;
+pub mod drift;
 mod ending;
 pub mod facts;
 #[cfg(test)]
@@ -15,6 +17,7 @@ pub mod platform;
 pub mod port;
 pub mod ports;
 pub mod preflight;
+pub mod reconciling;
 pub mod restored;
 pub mod retention;
 pub mod runner;

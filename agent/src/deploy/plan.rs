@@ -38,6 +38,9 @@ pub struct Plan {
     pub files: Vec<SourceFile>,
     /// The files to change, with all their bytes before and after.
     pub edits: Vec<FileEdit>,
+    /// Whether the edits give whole files their earlier bytes back, so that more than images changes by them.
+    #[serde(default)]
+    pub gives_bytes_back: bool,
     /// The commands that run beside it, as they were configured when the plan was made.
     #[serde(default)]
     pub hooks: Vec<PlannedHook>,
@@ -163,6 +166,19 @@ pub struct Wanted {
     pub written: ImageRef,
     /// The local id, where an earlier release recorded it.
     pub image_id: Option<String>,
+    /// Whether its containers are brought up.
+    pub due: Due,
+}
+
+/// When a service is brought up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// When it does not run what is wanted, or is not well.
+    WhenDifferent,
+    /// In any case: its container is not as it should be, though its image may be.
+    Now,
+    /// Not: it is as it should be. That it is well is checked all the same.
+    Not,
 }
 
 /// What the plan is about, beside the facts.
@@ -187,7 +203,11 @@ pub fn changing(
         let (Some(wanted), Some(now)) = (wanted.get(service), facts.services.get(service)) else {
             return true;
         };
-        !runs_already(wanted, now)
+        match wanted.due {
+            Due::WhenDifferent => !runs_already(wanted, now),
+            Due::Now => true,
+            Due::Not => false,
+        }
     })
 }
 
@@ -249,6 +269,7 @@ pub fn make(
         untouched,
         files: facts.files.clone(),
         edits: edits.files,
+        gives_bytes_back: false,
         hooks: Vec::new(),
         warnings,
         checks: Vec::new(),

@@ -10,13 +10,16 @@ use deploy_proto::release::ReleaseState;
 use jiff::Timestamp;
 
 use super::choice;
-use super::facts::{Facts, Offered, ServiceFacts, SourceFile};
+use super::difference::{difference, edited_files};
+use super::drift;
+use super::facts::{Facts, Offered, ServiceFacts};
 use super::phase::Failure;
-use super::plan::{self, Edits, Plan, Purpose, Wanted};
+use super::plan::{self, Due, Edits, Plan, Purpose, Wanted};
 use super::platform::Platform;
 use super::port::Host;
 use super::ports::HostPorts;
 use super::preflight::{self, Question};
+use super::reconciling;
 use super::sequence;
 use crate::config::Project;
 use crate::history::{History, HistoryError, Release, ReleaseImage, Request};
@@ -72,7 +75,7 @@ impl From<HistoryError> for NoPlan {
 }
 
 /// A plan before it was checked.
-struct Draft {
+pub(super) struct Draft {
     plan: Plan,
     /// Why it cannot be carried out, as far as that is known.
     refusals: Vec<Problem>,
@@ -80,6 +83,18 @@ struct Draft {
     missing: BTreeSet<ServiceName>,
     /// What the registries say the images are built for.
     offered: BTreeMap<ServiceName, Vec<Platform>>,
+}
+
+impl Draft {
+    /// A plan for which no registry was asked, and why its edits cannot be made, where they cannot.
+    pub(super) fn of_what_ran(plan: Plan, unwritable: Option<Problem>) -> Self {
+        Self {
+            plan,
+            refusals: unwritable.into_iter().collect(),
+            missing: BTreeSet::new(),
+            offered: BTreeMap::new(),
+        }
+    }
 }
 
 /// What a push wants of every service, as far as the registries have it.
@@ -105,6 +120,7 @@ pub async fn plan<H: Host>(
     match asked.request {
         Request::Push(push) => plan_push(host, history, project, asked, push).await,
         Request::Rollback(rollback) => plan_rollback(host, history, project, asked, rollback).await,
+        Request::Reconcile(reconcile) => reconciling::plan(host, history, project, asked, reconcile).await,
     }
 }
 
@@ -222,6 +238,10 @@ async fn plan_rollback<H: Host>(
         refuse_across(&target, &migrations)?;
     }
     let live = history.live_release(project.name.clone()).await?;
+    let left = match &live {
+        Some(live) => reconciling::left(history, live).await?,
+        None => None,
+    };
     let facts = host.facts(project).await?;
     let wanted = wanted_by_rollback(project, &target, &facts, asked.scope)?;
     let purpose = Purpose {
@@ -231,21 +251,26 @@ async fn plan_rollback<H: Host>(
         now: asked.now,
     };
     let (plan, unwritable) = assemble(host, &purpose, &facts, &wanted).await?;
-    let draft = Draft {
-        plan,
-        refusals: unwritable.into_iter().collect(),
-        missing: BTreeSet::new(),
-        offered: BTreeMap::new(),
-    };
+    let draft = Draft::of_what_ran(plan, unwritable);
     let plan = checked(host, history, &purpose, asked, &facts, draft).await?;
+    let edited = left.map(|left| drift::files(project, &left, &facts.files));
+    let plan = edited
+        .into_iter()
+        .flatten()
+        .fold(plan, |plan, edit| plan.warn(stays(&edit.detail)));
     Ok(Planned {
         plan,
         releases: Vec::new(),
     })
 }
 
+/// What is said of a hand edit before the way back.
+fn stays(edited: &str) -> String {
+    format!("{edited}: the edits stay, only the image lines go back")
+}
+
 /// Checks the host for a plan, and tells all that is in the way at once. A plan that changes nothing needs nothing.
-async fn checked<H: Host>(
+pub(super) async fn checked<H: Host>(
     host: &H,
     history: &History,
     purpose: &Purpose<'_>,
@@ -293,16 +318,21 @@ async fn checked<H: Host>(
 }
 
 /// The plan, and why its edits cannot be made, where they cannot.
-async fn assemble<H: Host>(
+pub(super) async fn assemble<H: Host>(
     host: &H,
     purpose: &Purpose<'_>,
     facts: &Facts,
     wanted: &BTreeMap<ServiceName, Wanted>,
 ) -> Result<(Plan, Option<Problem>), Failure> {
     let (changing, _unchanged) = plan::changing(wanted, facts);
+    // Of a service that is brought up for another reason than its image, the line is not touched.
+    let is_written = |service: &ServiceName, wanted: &Wanted| {
+        let now = facts.services.get(service).and_then(|now| now.image.as_ref());
+        wanted.due == Due::Now && now == Some(&wanted.written)
+    };
     let written: BTreeMap<ServiceName, ImageRef> = wanted
         .iter()
-        .filter(|(service, _)| changing.contains(*service))
+        .filter(|(service, wanted)| changing.contains(*service) && !is_written(service, wanted))
         .map(|(service, wanted)| (service.clone(), wanted.written.clone()))
         .collect();
     let (edits, unwritable) = if written.is_empty() {
@@ -331,6 +361,7 @@ fn wanted_by_push(
                     image: image.with_digest(offered.digest.clone()),
                     written: choice::written(image, &offered.digest, project.pin),
                     image_id: None,
+                    due: Due::WhenDifferent,
                 };
                 resolved.wanted.insert(service.clone(), wanted);
                 resolved
@@ -369,6 +400,7 @@ fn wanted_by_rollback(
             image: image.image.clone(),
             written: image.written.clone(),
             image_id: image.image_id.clone(),
+            due: Due::WhenDifferent,
         };
         (image.service.clone(), wanted)
     };
@@ -463,6 +495,7 @@ fn release_images(facts: &Facts, wanted: &BTreeMap<ServiceName, Wanted>, plan: &
             image: plan.new.clone(),
             image_id: None,
             changed: true,
+            ran: None,
         },
         (None, Some(wanted)) => ReleaseImage {
             image: wanted.image.clone(),
@@ -486,70 +519,27 @@ fn found_images(facts: &Facts) -> Vec<ReleaseImage> {
             image,
             image_id,
             changed: false,
+            ran: None,
         })
     };
     facts.services.iter().filter_map(image).collect()
 }
 
-/// Refuses a push onto files that a person edited since the last release went live. Says where, not what: the lines may
-/// hold secrets.
+/// Refuses a push onto files that a person edited since the last release went live. Says where, and what as far as it
+/// holds no secret.
 fn refuse_hand_edits(project: &Project, facts: &Facts, last: Option<Plan>) -> Result<(), Problem> {
     let Some(last) = last else { return Ok(()) };
     let left = last.files_after();
+    let name = |path: &std::path::Path| drift::relative(project, path).display().to_string();
     let edited: Vec<String> = edited_files(&left, &facts.files)
         .into_iter()
-        .map(|(path, lines)| {
-            format!(
-                "{} {lines}",
-                path.strip_prefix(&project.dir).unwrap_or(path).display()
-            )
-        })
+        .map(|(path, lines)| format!("{} {lines}", name(path)))
         .collect();
     if edited.is_empty() {
         return Ok(());
     }
     let detail = format!("edited by hand since release {}: {}", last.to, edited.join("; "));
     Err(Problem::new(Code::Edited, detail)
-        .hint("push with --accept-edits to deploy on top of the edits, or undo them on the host"))
-}
-
-/// The files that differ, came or went, and where.
-pub fn edited_files<'a>(left: &'a [SourceFile], now: &'a [SourceFile]) -> Vec<(&'a std::path::Path, String)> {
-    let find = |files: &'a [SourceFile], path: &std::path::Path| files.iter().find(|file| file.path == path);
-    let mut edited = Vec::new();
-    for file in left {
-        match find(now, &file.path) {
-            None => edited.push((file.path.as_path(), "is gone".to_owned())),
-            Some(found) if found.bytes != file.bytes => {
-                edited.push((file.path.as_path(), differing_lines(&file.bytes, &found.bytes)))
-            }
-            Some(_) => {}
-        }
-    }
-    let new = now.iter().filter(|file| find(left, &file.path).is_none());
-    edited.extend(new.map(|file| (file.path.as_path(), "is new".to_owned())));
-    edited
-}
-
-/// `line 3`, or `lines 3 to 9`, of the file as it is now.
-fn differing_lines(left: &[u8], now: &[u8]) -> String {
-    let (left, now): (Vec<_>, Vec<_>) = (
-        left.split(|b| *b == b'\n').collect(),
-        now.split(|b| *b == b'\n').collect(),
-    );
-    let same_head = left.iter().zip(&now).take_while(|(a, b)| a == b).count();
-    let rest = left.len().min(now.len()) - same_head;
-    let same_tail = left
-        .iter()
-        .rev()
-        .zip(now.iter().rev())
-        .take(rest)
-        .take_while(|(a, b)| a == b)
-        .count();
-    let (first, last) = (same_head + 1, (now.len() - same_tail).max(same_head + 1));
-    if first == last {
-        format!("line {first}")
-    } else {
-        format!("lines {first} to {last}")
-    }
+        .hint("push with --accept-edits to deploy on top of the edits, or undo them on the host: deployctl reconcile --discard-edits")
+        .lines(difference(&left, &facts.files, name)))
 }

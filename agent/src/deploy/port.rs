@@ -9,7 +9,7 @@ use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
 use deploy_proto::problem::Problem;
 
-use super::facts::{Facts, HostFacts, Offered};
+use super::facts::{Facts, HostFacts, Offered, Ran};
 use super::phase::Failure;
 use super::plan::{Edits, Moment, Plan};
 use crate::config::Project;
@@ -144,6 +144,12 @@ pub trait Host: Send + Sync + 'static {
         project: &Project,
         services: &[ServiceName],
     ) -> impl Future<Output = Vec<RunningService>> + Send;
+
+    /// What every service with a container runs, for the record of a release.
+    fn ran(
+        &self,
+        project: &Project,
+    ) -> impl Future<Output = Result<BTreeMap<ServiceName, Ran>, Failure>> + Send;
 
     /// The last log lines of the services' containers, to be kept when the containers go.
     fn log_tails(

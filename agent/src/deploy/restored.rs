@@ -30,6 +30,7 @@ pub fn end(deployment: &Deployment, backup: Timestamp, now: Timestamp) -> (Phase
         at: now,
         outcome: outcome.clone(),
         releases: release_states(&phase, deployment),
+        ran: None,
     };
     (phase, ended, vec![Happened::Ended { outcome }])
 }

@@ -2,6 +2,7 @@
 //!
 //! After a restart the same loop goes on from the journal: there is no other recovery path.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 use super::deadlines::{deadline, doing, may_be_broken_off, may_be_interrupted};
 use super::ending::{outcome, release_states};
+use super::facts;
 use super::feed::Feed;
 use super::phase::{Action, Failure, Phase, Seen};
 use super::plan::{Moment, Plan};
@@ -25,6 +27,8 @@ use crate::history::{Deployment, Ended, History, HistoryError};
 /// How often one phase is begun, counting restarts of the agent, before it counts as failed: a phase that takes the
 /// agent down must not do so for ever.
 pub const ATTEMPTS_MAX: u32 = 5;
+/// How long the end of a deployment waits to hear what the release runs: `docker compose config` may take 30 s.
+const RAN_DEADLINE: Duration = Duration::from_secs(40);
 
 /// Who wants a running deployment cancelled; nobody, until somebody says so.
 pub type Cancel = watch::Receiver<Option<KeyName>>;
@@ -88,11 +92,16 @@ impl<H: Host> Runner<H> {
             let told = told(&deployment.phase, &seen, summary, began.elapsed());
             let next = deployment.phase.clone().next(seen, deployment.course());
             if next.is_ended() {
-                let now = self.host.running(project, &named_services(&deployment)).await;
+                let services = named_services(&deployment);
+                let (now, ran) = tokio::join!(
+                    self.host.running(project, &services),
+                    self.ran(project, &deployment, &next)
+                );
                 return self
                     .end(
                         deployment,
                         now,
+                        ran,
                         next,
                         told,
                         before.saturating_add(begun.elapsed()),
@@ -141,7 +150,8 @@ impl<H: Host> Runner<H> {
             | Phase::Stuck { .. }) => ended,
         };
         let worked = self.worked_before(&deployment).await?;
-        self.end(deployment, Vec::new(), phase, Vec::new(), worked).await
+        self.end(deployment, Vec::new(), None, phase, Vec::new(), worked)
+            .await
     }
 
     /// Counts the attempt in the journal before anything is done, and tells watchers when it is not the first. Says how
@@ -383,9 +393,10 @@ impl<H: Host> Runner<H> {
         deployment: &Deployment,
         plan: &Plan,
     ) -> Result<(), HistoryError> {
-        // A rollback goes to a release that has its files; only a push makes one.
-        if deployment.request.kind() == DeploymentKind::Rollback {
-            return Ok(());
+        // A rollback and a reconciliation go to a release that has its files; only a push makes one.
+        match deployment.request.kind() {
+            DeploymentKind::Push => {}
+            DeploymentKind::Rollback | DeploymentKind::Reconcile => return Ok(()),
         }
         if let Some(from) = plan.from
             && self.history.files(project.name.clone(), from).await?.is_empty()
@@ -417,10 +428,37 @@ impl<H: Host> Runner<H> {
         }
     }
 
+    /// What the release that goes live with this ending runs. Only drift is judged by it later, so that an Engine which
+    /// does not tell it now fails nothing.
+    async fn ran(
+        &self,
+        project: &Project,
+        deployment: &Deployment,
+        ending: &Phase,
+    ) -> Option<(ReleaseNumber, BTreeMap<ServiceName, facts::Ran>)> {
+        let plan = deployment.plan.as_ref().filter(|_| *ending == Phase::Live)?;
+        let seen = tokio::time::timeout(RAN_DEADLINE, self.host.ran(project)).await;
+        match seen {
+            Ok(Ok(ran)) => Some((plan.to, ran)),
+            Ok(Err(failure)) => {
+                tracing::warn!(
+                    problem = failure.problem.detail,
+                    "what the release runs is not recorded"
+                );
+                None
+            }
+            Err(_elapsed) => {
+                tracing::warn!("what the release runs is not recorded: the host did not tell it in time");
+                None
+            }
+        }
+    }
+
     async fn end(
         &self,
         deployment: Deployment,
         now: Vec<RunningService>,
+        ran: Option<(ReleaseNumber, BTreeMap<ServiceName, facts::Ran>)>,
         phase: Phase,
         mut told: Vec<Happened>,
         worked: Duration,
@@ -442,6 +480,7 @@ impl<H: Host> Runner<H> {
             at,
             outcome: outcome.clone(),
             releases: release_states(&phase, &deployment),
+            ran,
         };
         let events = self
             .history

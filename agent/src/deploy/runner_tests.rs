@@ -6,7 +6,7 @@ use std::time::Duration;
 use deploy_proto::event::{Ending, Happened, Outcome};
 use deploy_proto::names::{DeploymentId, ReleaseNumber};
 use deploy_proto::problem::Code;
-use deploy_proto::push::{Change, Push, Rollback, RollbackTarget, Source};
+use deploy_proto::push::{Change, Push, Reconcile, Rollback, RollbackTarget, Source};
 use deploy_proto::release::ReleaseState;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -542,4 +542,48 @@ async fn a_project_is_stuck_until_a_deployment_ends_well() {
     }
     assert_eq!(bench.run(push(3, "v3")).await.result, Ending::Live);
     assert!(!stuck().await);
+}
+
+#[tokio::test]
+async fn a_reconciliation_keeps_the_release_and_ends_being_stuck() {
+    use ReleaseState::{Failed, Live, Replaced};
+    let reconcile = |id: u64| {
+        Request::Reconcile(Reconcile {
+            id: DeploymentId::from_bits(id),
+            queue: false,
+            discard_edits: false,
+            source: Source::default(),
+        })
+    };
+    let bench = Bench::new();
+    let refused = bench.run(reconcile(1)).await;
+    assert_eq!(
+        refused.result,
+        Ending::Refused,
+        "there is nothing to reconcile with"
+    );
+    assert_eq!(bench.run(push(2, "v2")).await.result, Ending::Live);
+    let outcome = bench.run(reconcile(3)).await;
+    assert_eq!(
+        (outcome.result, outcome.release),
+        (Ending::Unchanged, Some(ReleaseNumber(2)))
+    );
+
+    bench.host.answer(Action::Watch, Answer::No);
+    bench.host.answer(Action::RestartOld, Answer::No);
+    assert_eq!(bench.run(push(4, "v3")).await.result, Ending::Stuck);
+    // The way back leads to what was found, and that was stuck.
+    bench.host.answer(Action::RestartOld, Answer::Yes);
+    bench.host.answer(Action::WatchOld, Answer::Yes);
+    let outcome = bench.run(reconcile(5)).await;
+    assert_eq!((outcome.result, outcome.release), (Ending::RolledBack, None));
+    assert!(bench.history.stuck(project().name).await.unwrap().is_some());
+    bench.host.answer(Action::Watch, Answer::Yes);
+    let outcome = bench.run(reconcile(6)).await;
+    assert_eq!(
+        (outcome.result, outcome.release),
+        (Ending::Live, Some(ReleaseNumber(2)))
+    );
+    assert_eq!(bench.states().await, [(1, Replaced), (2, Live), (3, Failed)]);
+    assert!(bench.history.stuck(project().name).await.unwrap().is_none());
 }

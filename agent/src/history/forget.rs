@@ -41,14 +41,17 @@ const BATCH: u32 = 50;
 const BATCHES_MAX: u32 = 40;
 
 /// The ended deployments of a project that nothing asks for, from the place in `:place` on, counted from the newest.
-/// What is under way stays, and so do the last one that went live (its plan knows the files as they were left) and the
-/// last one that changed anything (it tells whether the project is stuck).
+/// What is under way stays, and so do the last push or rollback that went live (its plan knows the files as they were
+/// left) and the last one that changed anything (it tells whether the project is stuck). Both as `last_live_plan` and
+/// `stuck` of the journal ask for them.
 const OLD_DEPLOYMENTS: &str = "
     project = :project AND ended_at IS NOT NULL
     AND ordinal <= (SELECT ordinal FROM deployment WHERE project = :project ORDER BY ordinal DESC LIMIT 1 OFFSET :place)
-    AND ordinal <> coalesce((SELECT max(ordinal) FROM deployment WHERE project = :project AND phase = :live), -1)
+    AND ordinal <> coalesce((SELECT max(ordinal) FROM deployment WHERE project = :project AND phase = :live
+        AND json_type(request, '$.reconcile') IS NULL), -1)
     AND ordinal <> coalesce((SELECT max(ordinal) FROM deployment WHERE project = :project AND ended_at IS NOT NULL
-        AND json_extract(phase, '$.phase') NOT IN ('refused', 'unchanged')), -1)";
+        AND json_extract(phase, '$.phase') NOT IN ('refused', 'unchanged')
+        AND NOT (json_extract(phase, '$.phase') = 'rolled_back' AND json_type(request, '$.reconcile') IS NOT NULL)), -1)";
 
 impl History {
     /// Forgets what is older than the limits. Of releases, the files and log lines of all that are not in `at_hand` go;

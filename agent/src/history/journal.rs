@@ -2,7 +2,7 @@
 
 use deploy_proto::event::{Event, Happened, Outcome};
 use deploy_proto::names::{DeploymentId, KeyName, ProjectName, ReleaseNumber, Version};
-use deploy_proto::push::{Push, Rollback, Sequence, Source};
+use deploy_proto::push::{Push, Reconcile, Rollback, Sequence, Source};
 use deploy_proto::release::{DeploymentKind, DeploymentView};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
@@ -21,6 +21,8 @@ pub enum Request {
     Push(Push),
     /// An earlier release.
     Rollback(Rollback),
+    /// The release that should run.
+    Reconcile(Reconcile),
 }
 
 impl Request {
@@ -29,14 +31,16 @@ impl Request {
         match self {
             Self::Push(push) => &push.id,
             Self::Rollback(rollback) => &rollback.id,
+            Self::Reconcile(reconcile) => &reconcile.id,
         }
     }
 
-    /// Push or rollback.
+    /// What kind of deployment it makes.
     pub fn kind(&self) -> DeploymentKind {
         match self {
             Self::Push(_) => DeploymentKind::Push,
             Self::Rollback(_) => DeploymentKind::Rollback,
+            Self::Reconcile(_) => DeploymentKind::Reconcile,
         }
     }
 
@@ -45,6 +49,7 @@ impl Request {
         match self {
             Self::Push(push) => push.queue,
             Self::Rollback(rollback) => rollback.queue,
+            Self::Reconcile(reconcile) => reconcile.queue,
         }
     }
 
@@ -52,7 +57,7 @@ impl Request {
     pub fn version(&self) -> Option<&Version> {
         match self {
             Self::Push(push) => push.version.as_ref(),
-            Self::Rollback(_) => None,
+            Self::Rollback(_) | Self::Reconcile(_) => None,
         }
     }
 
@@ -60,7 +65,7 @@ impl Request {
     pub fn sequence(&self) -> Option<&Sequence> {
         match self {
             Self::Push(push) => push.sequence.as_ref(),
-            Self::Rollback(_) => None,
+            Self::Rollback(_) | Self::Reconcile(_) => None,
         }
     }
 
@@ -69,6 +74,7 @@ impl Request {
         match self {
             Self::Push(push) => &push.source,
             Self::Rollback(rollback) => &rollback.source,
+            Self::Reconcile(reconcile) => &reconcile.source,
         }
     }
 }
@@ -341,13 +347,15 @@ impl History {
         .await
     }
 
-    /// The plan of the last deployment that went live: it knows the files as the agent left them.
+    /// The plan of the last push or rollback that went live: it knows the files as the agent left them. A reconciliation
+    /// takes no edit as the base, so it does not count.
     ///
     /// # Errors
     /// The database cannot be read.
     pub async fn last_live_plan(&self, project: ProjectName) -> Result<Option<Plan>, HistoryError> {
         self.with(move |connection| {
-            let filter = "WHERE project = ?1 AND phase = ?2 ORDER BY ordinal DESC LIMIT 1";
+            let filter = "WHERE project = ?1 AND phase = ?2 AND json_type(request, '$.reconcile') IS NULL
+                ORDER BY ordinal DESC LIMIT 1";
             let found = select(
                 connection,
                 COLUMNS,
@@ -360,14 +368,16 @@ impl History {
     }
 
     /// The deployment that the project is stuck in: the last one that touched it (was not refused, and had something to
-    /// do), when that ended stuck.
+    /// do), when that ended stuck. A reconciliation that was put back left it as it was found, so it does not count.
     ///
     /// # Errors
     /// The database cannot be read.
     pub async fn stuck(&self, project: ProjectName) -> Result<Option<Deployment>, HistoryError> {
         self.with(move |connection| {
             let filter = "WHERE project = ?1 AND ended_at IS NOT NULL
-                AND json_extract(phase, '$.phase') NOT IN ('refused', 'unchanged') ORDER BY ordinal DESC LIMIT 1";
+                AND json_extract(phase, '$.phase') NOT IN ('refused', 'unchanged')
+                AND NOT (json_extract(phase, '$.phase') = 'rolled_back' AND json_type(request, '$.reconcile') IS NOT NULL)
+                ORDER BY ordinal DESC LIMIT 1";
             let touched = select(connection, COLUMNS_WITHOUT_PLAN, filter, [project.as_str()])?.into_iter().next();
             Ok(touched.filter(|last| matches!(last.phase, Phase::Stuck { .. })))
         })

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::{append, to_json_sql};
 use super::{History, HistoryError, from_json, parsed, sql, to_json};
-use crate::deploy::facts::SourceFile;
+use std::collections::BTreeMap;
+
+use crate::deploy::facts::{Ran, SourceFile};
 use crate::deploy::phase::Phase;
 use crate::deploy::plan::Plan;
 use crate::deploy::port::LogTail;
@@ -54,6 +56,9 @@ pub struct ReleaseImage {
     pub image_id: Option<String>,
     /// Whether this release changed it.
     pub changed: bool,
+    /// What it was seen to run when the release last went live; none before, and for a release of an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran: Option<Ran>,
 }
 
 impl Release {
@@ -332,6 +337,9 @@ impl History {
                     )
                     .map_err(sql("record a release's state"))?;
             }
+            if let Some((number, ran)) = ended.ran {
+                record_ran(&transaction, &ended.project, number, ran)?;
+            }
             let events = append(&transaction, &id, ended.at, events)?;
             transaction.commit().map_err(sql("commit an ending"))?;
             Ok(events)
@@ -351,6 +359,36 @@ pub struct Ended {
     pub outcome: Outcome,
     /// The releases whose state changes by it.
     pub releases: Vec<(ReleaseNumber, ReleaseState)>,
+    /// What the release that went live was seen to run.
+    pub ran: Option<(ReleaseNumber, BTreeMap<ServiceName, Ran>)>,
+}
+
+/// Records what a release was seen to run. A service that it does not know is none of its business.
+fn record_ran(
+    transaction: &Transaction<'_>,
+    project: &ProjectName,
+    number: ReleaseNumber,
+    mut ran: BTreeMap<ServiceName, Ran>,
+) -> Result<(), HistoryError> {
+    let found = select(
+        transaction,
+        "WHERE project = ?1 AND number = ?2",
+        (project.as_str(), number.0),
+    )?;
+    let Some(release) = found.into_iter().next() else {
+        return Ok(());
+    };
+    let mut images = release.images;
+    for image in &mut images {
+        image.ran = ran.remove(&image.service);
+    }
+    transaction
+        .execute(
+            "UPDATE release SET images = ?3 WHERE project = ?1 AND number = ?2",
+            (project.as_str(), number.0, to_json("images", &images)?),
+        )
+        .map(drop)
+        .map_err(sql("record what a release runs"))
 }
 
 /// Picks a rollback's target from the project's releases, newest first.

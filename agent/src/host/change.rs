@@ -210,6 +210,10 @@ impl DockerHost {
 
 /// Whether Compose sees the planned images, and no other difference.
 fn compare(plan: &Plan, before: &Model, after: &Model) -> Result<(), Problem> {
+    if plan.gives_bytes_back {
+        // More than images is meant to change. The bytes were a live release's, so these are its images.
+        return compare_images(plan, after);
+    }
     let wanted: BTreeMap<ServiceName, ImageRef> = plan
         .services
         .iter()
@@ -231,6 +235,24 @@ fn compare(plan: &Plan, before: &Model, after: &Model) -> Result<(), Problem> {
     ))
 }
 
+/// Whether Compose sees the planned images.
+fn compare_images(plan: &Plan, after: &Model) -> Result<(), Problem> {
+    for service in &plan.services {
+        let image = after
+            .services
+            .get(&service.service)
+            .and_then(|seen| seen.image.as_deref()?.parse::<ImageRef>().ok());
+        if image.as_ref() != Some(&service.written) {
+            let detail = format!(
+                "with the files as they were, `docker compose config` does not give {} the image of the release",
+                service.service
+            );
+            return Err(Problem::new(Code::OtherServices, detail));
+        }
+    }
+    Ok(())
+}
+
 async fn stands(edit: &FileEdit) -> Result<Stands, Problem> {
     let path = edit.path.clone();
     let bytes = blocking(move || files::read(&path)).await?;
@@ -243,7 +265,8 @@ async fn stands(edit: &FileEdit) -> Result<Stands, Problem> {
             !text.is_empty() && bytes.windows(text.len()).any(|window| window == text.as_bytes())
         };
         Stands::Foreign {
-            has_new_images: edit.lines.iter().any(|line| stands_in(&line.after)),
+            // Without lines whole bytes were given back, and any part of them may stand there.
+            has_new_images: edit.lines.is_empty() || edit.lines.iter().any(|line| stands_in(&line.after)),
         }
     })
 }
@@ -281,7 +304,8 @@ fn edited(plan: &Plan) -> Summary {
         .collect();
     let lines: usize = plan.edits.iter().map(|edit| edit.lines.len()).sum();
     match lines {
-        0 => "no line changes".to_owned(),
+        0 if files.is_empty() => "no line changes".to_owned(),
+        0 => format!("{} as the release left it", files.join(", ")),
         1 => format!("{}, 1 line", files.join(", ")),
         n => format!("{}, {n} lines", files.join(", ")),
     }

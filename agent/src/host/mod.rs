@@ -34,7 +34,7 @@ use deploy_proto::problem::Problem;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 
 use crate::config::{Config, Project};
-use crate::deploy::facts::{Facts, HostFacts, Offered};
+use crate::deploy::facts::{Facts, HostFacts, Offered, Ran};
 use crate::deploy::phase::Failure;
 use crate::deploy::plan::{Edits, Moment, Plan};
 use crate::deploy::port::{EditFailure, Host, LogTail, Progress, Summary};
@@ -245,6 +245,10 @@ impl Host for DockerHost {
 
     async fn running(&self, project: &Project, services: &[ServiceName]) -> Vec<RunningService> {
         self.running_now(project, services).await
+    }
+
+    async fn ran(&self, project: &Project) -> Result<BTreeMap<ServiceName, Ran>, Failure> {
+        Ok(self.seen_to_run(project).await?)
     }
 
     async fn log_tails(&self, project: &Project, services: &[ServiceName]) -> Vec<LogTail> {

@@ -13,7 +13,7 @@ use super::engine::{Container, EngineHealth};
 use super::patience::Patience;
 use super::{DockerHost, Read};
 use crate::config::Project;
-use crate::deploy::facts::{Facts, Held, Offered, RunningFacts, ServiceFacts, SourceFile};
+use crate::deploy::facts::{Facts, Held, Offered, Ran, RunningFacts, ServiceFacts, SourceFile};
 use crate::deploy::phase::Failure;
 use crate::deploy::plan::Edits;
 use crate::deploy::ports::HostPorts;
@@ -100,8 +100,14 @@ impl DockerHost {
         };
         Ok(RunningFacts {
             image_id: first.image_id.clone(),
+            image_ids: all.iter().map(|container| container.image_id.clone()).collect(),
             digest,
             containers: all.iter().map(|container| container.id.clone()).collect(),
+            config_hashes: all
+                .iter()
+                .filter_map(|container| container.config_hash.clone())
+                .collect(),
+            does_run: all.iter().all(|container| does_run(container)),
             // A service whose containers run several images is not as it should be.
             is_well: all
                 .iter()
@@ -145,6 +151,27 @@ impl DockerHost {
             digest: remote.digest,
             platforms: remote.platforms,
         })
+    }
+
+    /// What every service with a container runs.
+    pub(super) async fn seen_to_run(&self, project: &Project) -> Result<BTreeMap<ServiceName, Ran>, Problem> {
+        let hashes = async {
+            let compose = self.compose(project).await?;
+            compose
+                .config_hashes()
+                .await
+                .map_err(|error| Problem::from(&error))
+        };
+        let (containers, mut hashes) = tokio::try_join!(self.containers(project), hashes)?;
+        let mut ran = BTreeMap::new();
+        for container in containers {
+            let seen = ran.entry(container.service.clone()).or_insert_with(|| Ran {
+                image_id: container.image_id,
+                config_hashes: hashes.remove(&container.service).into_iter().collect(),
+            });
+            seen.config_hashes.extend(container.config_hash);
+        }
+        Ok(ran)
     }
 
     /// Reads the project's files, and what Compose makes of them unless it was asked about the same bytes before.
@@ -227,6 +254,22 @@ fn keeps_ports(container: &Container) -> bool {
         ContainerState::Missing | ContainerState::Created | ContainerState::Exited { stays: true, .. } => {
             false
         }
+    }
+}
+
+/// Whether nobody stopped it: one that the Engine restarts again and again is sick, and that is another matter.
+fn does_run(container: &Container) -> bool {
+    match container.state {
+        ContainerState::Running
+        | ContainerState::Restarting { .. }
+        | ContainerState::Exited {
+            exit_code: 0,
+            stays: true,
+        } => true,
+        ContainerState::Missing
+        | ContainerState::Created
+        | ContainerState::Exited { .. }
+        | ContainerState::Other(_) => false,
     }
 }
 

@@ -226,6 +226,26 @@ impl ClientError {
         }
     }
 
+    /// What the host answered, when it did.
+    pub(crate) fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Answered { problem, .. } => Some(problem),
+            Self::Tls(_)
+            | Self::Http(_)
+            | Self::Roots(_)
+            | Self::Sign(_)
+            | Self::Randomness
+            | Self::Unreachable { .. }
+            | Self::WrongPin { .. }
+            | Self::Untrusted { .. }
+            | Self::Lost { .. }
+            | Self::Silent { .. }
+            | Self::Foreign { .. }
+            | Self::Unreadable { .. }
+            | Self::Stream { .. } => None,
+        }
+    }
+
     /// The host's answer, when it gave one with this code.
     pub(crate) fn is_answer(&self, code: Code) -> bool {
         matches!(self, Self::Answered { problem, .. } if problem.code == code)

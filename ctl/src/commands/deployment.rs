@@ -33,7 +33,7 @@ use crate::target::host::Host;
 pub(super) struct Order<'o, B> {
     /// The word on the command line.
     pub(super) command: &'static str,
-    /// Push or rollback.
+    /// What for.
     pub(super) kind: DeploymentKind,
     /// Its id, the same on all hosts.
     pub(super) id: DeploymentId,
@@ -119,7 +119,7 @@ fn announce<B>(session: &Session, target: &Target, order: &Order<'_, B>, project
     };
     let sign = match order.kind {
         DeploymentKind::Push => "->",
-        DeploymentKind::Rollback => "<-",
+        DeploymentKind::Rollback | DeploymentKind::Reconcile => "<-",
     };
     let id = paint.dim(&format!("id {}", order.id));
     session

@@ -7,6 +7,7 @@ mod keygen;
 mod logs;
 mod push;
 mod questions;
+mod reconcile;
 mod rollback;
 mod view;
 mod watch;
@@ -42,6 +43,7 @@ impl Command {
             Self::Status => "status",
             Self::History(_) => "history",
             Self::Rollback(_) => "rollback",
+            Self::Reconcile(_) => "reconcile",
             Self::Logs(_) => "logs",
             Self::Health => "health",
             Self::Version => "version",
@@ -59,6 +61,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<ExitCode,
         Command::Status => questions::status(session).await,
         Command::History(arguments) => questions::history(session, &arguments).await,
         Command::Rollback(arguments) => rollback::run(session, &arguments).await,
+        Command::Reconcile(arguments) => reconcile::run(session, &arguments).await,
         Command::Logs(arguments) => logs::run(session, &arguments).await,
         Command::Health => questions::health(session).await,
         Command::Version => questions::version(session).await,

@@ -61,6 +61,8 @@ pub(crate) struct Failure {
     causes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<String>,
 }
 
 impl From<&Error> for Failure {
@@ -70,6 +72,10 @@ impl From<&Error> for Failure {
             message: error.to_string(),
             causes: error.causes(),
             hint: error.hint(),
+            lines: error
+                .problem()
+                .map(|problem| problem.lines.clone())
+                .unwrap_or_default(),
         }
     }
 }
@@ -81,7 +87,7 @@ pub(crate) struct Failed {
     pub(crate) error: Failure,
 }
 
-/// The content of a document of `push`, `rollback` and `watch`.
+/// The content of a document of `push`, `rollback`, `reconcile` and `watch`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Deployment<'r> {
     id: &'r DeploymentId,

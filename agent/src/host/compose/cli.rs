@@ -1,6 +1,7 @@
 //! Calling `docker compose`: found once, always with the project's name, folder and files, a clean environment and a
 //! deadline. Its output is never logged: `config` prints secrets in clear.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -193,6 +194,28 @@ impl ComposeProject {
             unset_variables: super::failure::unset_variables(&stderr),
             ..Model::parse(json)?
         })
+    }
+
+    /// The hash that Compose gives each service's configuration, those of all profiles: the label of a container that is
+    /// made together with what it depends on. One that is made alone (`--no-deps`) has another where the service depends
+    /// on something (Compose 2.26).
+    ///
+    /// # Errors
+    /// Compose does not accept the files, or does not end in time.
+    pub async fn config_hashes(&self) -> Result<BTreeMap<ServiceName, String>, ComposeError> {
+        let arguments = ["--profile", "*", "config", "--hash", "*"].map(OsString::from);
+        let output = self
+            .run(Doing::Reading, arguments.into(), CONFIG_DEADLINE)
+            .await?;
+        let Some(text) = output.stdout.whole() else {
+            return Err(ComposeError::ConfigTooLarge);
+        };
+        let text = String::from_utf8_lossy(text);
+        let hash = |line: &str| {
+            let (service, hash) = line.split_once(' ')?;
+            Some((service.parse().ok()?, hash.trim().to_owned()))
+        };
+        Ok(text.lines().filter_map(hash).collect())
     }
 
     /// Creates and starts new containers for these services and no other, from images that are on the host already.

@@ -18,6 +18,7 @@ use crate::deploy::verdict::ContainerState;
 
 pub(super) const PROJECT_LABEL: &str = "com.docker.compose.project";
 pub(super) const SERVICE_LABEL: &str = "com.docker.compose.service";
+const CONFIG_HASH_LABEL: &str = "com.docker.compose.config-hash";
 const NUMBER_LABEL: &str = "com.docker.compose.container-number";
 pub(super) const ONE_OFF_LABEL: &str = "com.docker.compose.oneoff";
 /// Compose sets it on a container that is to replace another, and names that one.
@@ -37,6 +38,8 @@ pub struct Container {
     pub service: ServiceName,
     /// Its number within the service, from 1.
     pub number: u32,
+    /// The hash of the configuration that Compose made it from.
+    pub config_hash: Option<String>,
     /// Whether `docker compose run` made it, so that it is not one of the service's.
     pub one_off: bool,
     /// Whether an interrupted `docker compose up` left it: created to replace another, and never started.
@@ -110,6 +113,7 @@ impl Container {
             number: label(&labels, NUMBER_LABEL)
                 .and_then(|number| number.parse().ok())
                 .unwrap_or(1),
+            config_hash: label(&labels, CONFIG_HASH_LABEL).map(str::to_owned),
             one_off: label(&labels, ONE_OFF_LABEL).is_some_and(|word| word.eq_ignore_ascii_case("true")),
             half_made: created && labels.contains_key(REPLACE_LABEL),
             image_id: said.image.ok_or_else(|| lacking("Image"))?,

@@ -212,6 +212,7 @@ pub(super) mod tests {
             name: format!("shop-api-{id}"),
             service: "api".parse().unwrap(),
             number: 1,
+            config_hash: None,
             one_off: false,
             half_made: false,
             image_id: "sha256:0".to_owned(),

@@ -43,6 +43,10 @@ pub(crate) fn log_lines(outcome: &Outcome) -> Option<(String, Vec<String>)> {
 /// An error as a person sees it: what, why, what next.
 pub(crate) fn error(error: &Error, paint: Paint) -> Vec<String> {
     let mut lines = vec![format!("{} {error}", paint.bad("✖"))];
+    if let Some(problem) = error.problem() {
+        let more = problem.lines.iter();
+        lines.extend(more.map(|line| format!("        {}", paint_sign(line, paint))));
+    }
     lines.extend(why_next(&error.causes().join(": "), error.hint(), paint));
     lines
 }
@@ -105,7 +109,7 @@ fn good(report: &Report, paint: Paint) -> Vec<String> {
     }
     facts.retain(|fact| !fact.is_empty());
     let again = match report.kind {
-        Some(DeploymentKind::Rollback) => " again",
+        Some(DeploymentKind::Rollback | DeploymentKind::Reconcile) => " again",
         Some(DeploymentKind::Push) | None => "",
     };
     let mut lines = vec![format!(
@@ -171,6 +175,11 @@ fn bad(report: &Report, host: &HostReport, paint: Paint) -> Vec<String> {
         lines.push(word(label, &reason, paint));
         label = "";
     }
+    lines.extend(
+        more(host)
+            .iter()
+            .map(|line| format!("        {}", paint_sign(line, paint))),
+    );
     let now: Vec<_> = report.hosts.iter().filter_map(now).collect();
     if !now.is_empty() {
         lines.push(word("now", &now.join(", "), paint));
@@ -224,6 +233,27 @@ fn why(host: &HostReport) -> Vec<String> {
             }
         }
         Ended::Planned | Ended::Accepted | Ended::Interrupted { .. } | Ended::Untouched => Vec::new(),
+    }
+}
+
+/// The lines that say more of the reason: a difference.
+fn more(host: &HostReport) -> &[String] {
+    let problem = match &host.ended {
+        Ended::Outcome(outcome) | Ended::Cancelled(outcome) => outcome.problem.as_ref(),
+        Ended::StillRunning(error) | Ended::Failed(error) => error.problem(),
+        Ended::Planned | Ended::Accepted | Ended::Interrupted { .. } | Ended::Untouched => None,
+    };
+    problem.map_or(&[], |problem| problem.lines.as_slice())
+}
+
+/// A line of a difference: what went in one colour, what came in another.
+fn paint_sign(line: &str, paint: Paint) -> String {
+    let line = clean(line);
+    let sign = line.split_once("  ").and_then(|(_, rest)| rest.chars().next());
+    match sign {
+        Some('-') => paint.bad(&line),
+        Some('+') => paint.good(&line),
+        Some(_) | None => line,
     }
 }
 

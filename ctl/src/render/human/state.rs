@@ -6,8 +6,8 @@ use deploy_proto::event::Ending;
 use deploy_proto::image::{Digest, ImageRef};
 use deploy_proto::push::Source;
 use deploy_proto::release::{
-    DeploymentKind, DeploymentView, History, MissingImages, ProjectHealth, ProjectStatus, ReleaseState,
-    ReleaseView, ServiceHealth, ServiceStatus,
+    DeploymentKind, DeploymentView, Drift, DriftKind, History, MissingImages, ProjectHealth, ProjectStatus,
+    ReleaseState, ReleaseView, ServiceHealth, ServiceStatus,
 };
 use jiff::Timestamp;
 
@@ -46,8 +46,25 @@ pub(crate) fn status(status: &ProjectStatus, host: &str, now: Timestamp, paint: 
     }
     let attention = status.attention.iter();
     lines.extend(attention.map(|text| format!("  {} {}", paint.bad("!"), clean(text))));
+    lines.extend(drift(&status.drift, paint));
     let missing = status.missing.iter().map(missing_line);
     lines.extend(missing.map(|text| format!("  {} {text}", paint.warn("!"))));
+    lines
+}
+
+/// What drifted, and what to do about it. Edited files are among what needs attention already.
+fn drift(drift: &[Drift], paint: Paint) -> Vec<String> {
+    let (files, services): (Vec<&Drift>, Vec<&Drift>) =
+        drift.iter().partition(|one| one.kind == DriftKind::Edited);
+    let line = |text: &str| format!("  {} {text}", paint.warn("!"));
+    let mut lines: Vec<String> = services
+        .iter()
+        .map(|one| line(&format!("drift: {}: deployctl reconcile", clean(&one.detail))))
+        .collect();
+    if !files.is_empty() {
+        let what = "to undo the edits: deployctl reconcile --discard-edits; to deploy on top of them: deployctl push --accept-edits";
+        lines.push(line(what));
+    }
     lines
 }
 
@@ -192,6 +209,7 @@ fn deployment_row(deployment: &DeploymentView, now: Timestamp) -> Vec<String> {
     let kind = match deployment.kind {
         DeploymentKind::Push => "push",
         DeploymentKind::Rollback => "rollback",
+        DeploymentKind::Reconcile => "reconcile",
     };
     let outcome = deployment.outcome.as_ref();
     let problem = outcome.and_then(|outcome| outcome.problem.as_ref());
@@ -369,6 +387,18 @@ mod tests {
                 last: Some(failed()),
                 attention: vec!["docker-compose.yml was edited by hand".into()],
                 missing: vec![missing(&["web", "api"], &format!("@{DIGEST}"))],
+                drift: vec![
+                    Drift {
+                        kind: DriftKind::Missing,
+                        service: Some("web".parse().unwrap()),
+                        detail: "web has no container, the release runs v1.4.1".into(),
+                    },
+                    Drift {
+                        kind: DriftKind::Edited,
+                        service: None,
+                        detail: "docker-compose.yml edited by hand".into(),
+                    },
+                ],
             },
             "web-1",
             now(),
@@ -382,6 +412,8 @@ mod tests {
   db       acme/db:v1   4b1c07aeb1a4  UNHEALTHY: exited (3)  (not deployed from here)
   ! last deployment 0000000000000abc rolled back: web: GET http://127.0.0.1:8080/health gave 500, 12 times in 60s
   ! docker-compose.yml was edited by hand
+  ! drift: web has no container, the release runs v1.4.1: deployctl reconcile
+  ! to undo the edits: deployctl reconcile --discard-edits; to deploy on top of them: deployctl push --accept-edits
   ! release 40 (v1.4.0): the images of web and api are not on this host any more, so a rollback to it pulls them by digest"
         );
     }
