@@ -49,6 +49,7 @@ fn release(number: u32, state: ReleaseState, parent: Option<u32>, image: u8) -> 
             image: name.parse().unwrap(),
             image_id: None,
             changed: true,
+            ran: None,
         }],
     }
 }

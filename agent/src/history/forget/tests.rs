@@ -148,6 +148,7 @@ impl Bench {
             at: at(number),
             outcome: outcome(result),
             releases: vec![(before, ReleaseState::Replaced), (ReleaseNumber(number), state)],
+            ran: None,
         };
         let told = Happened::Note {
             text: "x".repeat(500),
