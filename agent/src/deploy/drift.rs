@@ -188,6 +188,7 @@ mod tests {
             image_id: "id".into(),
             image_ids: texts(&["id"]),
             digest: DIGEST.parse().ok(),
+            containers: vec!["container".into()],
             config_hashes: texts(&["alone"]),
             does_run: true,
             is_well: true,
