@@ -160,6 +160,7 @@ mod tests {
             wait: Duration::from_secs(1),
             settle: Duration::ZERO,
             keep: 10,
+            remove_images: true,
             min_free_bytes: 0,
             probes: Vec::new(),
         }

@@ -56,7 +56,7 @@ pub(crate) enum ClientError {
     #[error("{host}: {}", clean(&problem.detail))]
     Answered {
         host: String,
-        problem: Problem,
+        problem: Box<Problem>,
         /// Seconds by which this machine's clock is ahead of the host's.
         ahead_seconds: Option<i64>,
     },

@@ -247,7 +247,7 @@ impl<'a> Agent<'a> {
             Ok(body) => match serde_json::from_slice::<ProblemDocument>(&body) {
                 Ok(document) => ClientError::Answered {
                     host,
-                    problem: document.problem,
+                    problem: Box::new(document.problem),
                     ahead_seconds,
                 },
                 Err(source) => ClientError::Unreadable { host, source },

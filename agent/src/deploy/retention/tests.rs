@@ -198,6 +198,7 @@ fn an_image_that_another_project_keeps_stays_and_so_does_one_that_a_deployment_i
         untouched: Vec::new(),
         files: Vec::new(),
         edits: Vec::new(),
+        gives_bytes_back: false,
         hooks: Vec::new(),
         warnings: Vec::new(),
         checks: Vec::new(),

@@ -100,6 +100,7 @@ impl Bench {
             untouched: Vec::new(),
             files: vec![file(number)],
             edits: Vec::new(),
+            gives_bytes_back: false,
             hooks: Vec::new(),
             warnings: Vec::new(),
             checks: Vec::new(),

@@ -463,8 +463,10 @@ mod tests {
     fn a_refusal_at_the_door_shows_the_agents_words() {
         let refusal = ClientError::Answered {
             host: "web-1".into(),
-            problem: Problem::new(Code::ImageNotAllowed, "evil/miner is not allowed in shop")
-                .hint("allowed: acme/*"),
+            problem: Box::new(
+                Problem::new(Code::ImageNotAllowed, "evil/miner is not allowed in shop")
+                    .hint("allowed: acme/*"),
+            ),
             ahead_seconds: None,
         };
         assert_eq!(
