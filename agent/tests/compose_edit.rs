@@ -79,6 +79,7 @@ fn project(dir: &Path, files: &[PathBuf]) -> Project {
         remove_images: true,
         min_free_bytes: 0,
         probes: Vec::new(),
+        hooks: Vec::new(),
     }
 }
 

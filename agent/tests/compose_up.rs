@@ -87,6 +87,7 @@ async fn project(name: &str, dir: &Path) -> ComposeProject {
         remove_images: true,
         min_free_bytes: 0,
         probes: Vec::new(),
+        hooks: Vec::new(),
     })
 }
 

@@ -94,8 +94,24 @@ pub enum Happened {
     HookSaid {
         /// The hook.
         hook: String,
+        /// The service in whose image it runs; none on the host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<ServiceName>,
         /// The line, at most [`LOG_LINE_MAX_BYTES`] of it.
         line: String,
+    },
+    /// A hook ended well.
+    HookDone {
+        /// The hook.
+        hook: String,
+        /// The service in whose image it ran; none on the host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<ServiceName>,
+        /// How long it took, in milliseconds.
+        elapsed_ms: u64,
+        /// What it wrote last, oldest first, at most [`LOG_LINES_MAX`] lines; left out for a key that may not read logs.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        last_lines: Vec<String>,
     },
     /// How far an image is pulled. Not journaled.
     Pulling {
@@ -132,6 +148,7 @@ impl Happened {
             | Self::PhaseDone { .. }
             | Self::PhaseFailed { .. }
             | Self::Note { .. }
+            | Self::HookDone { .. }
             | Self::Ended { .. } => true,
             Self::HookSaid { .. } | Self::Pulling { .. } | Self::Watching { .. } => false,
         }

@@ -23,6 +23,9 @@ pub struct PlanView {
     pub untouched: Vec<ServiceName>,
     /// The lines that will change in the host's files.
     pub edits: Vec<PlannedEdit>,
+    /// The commands of the host's configuration that run beside it, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookView>,
     /// What the caller should know before saying yes.
     pub warnings: Vec<String>,
     /// What was checked on the host and found to be in order, in words.
@@ -58,6 +61,44 @@ pub struct PlannedEdit {
     pub before: String,
     /// The bytes that come.
     pub after: String,
+}
+
+/// A command of the host's configuration, as callers see it: what it runs is the host's own business.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookView {
+    /// What people call it.
+    pub name: String,
+    /// When it runs.
+    pub moment: HookMoment,
+    /// The service in whose new image it runs; none on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+    /// Whether what it does cannot be undone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub irreversible: bool,
+}
+
+/// When a hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookMoment {
+    /// Before anything is changed.
+    BeforeEverything,
+    /// Before the first container is replaced.
+    BeforeRestart,
+    /// When all services are well.
+    AfterLive,
+}
+
+impl HookMoment {
+    /// The moment in words: `before the restart`.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::BeforeEverything => "before anything is changed",
+            Self::BeforeRestart => "before the restart",
+            Self::AfterLive => "when all services are well",
+        }
+    }
 }
 
 /// How a release stands.
@@ -117,6 +158,17 @@ pub enum DeploymentKind {
     Rollback,
     /// Back to what the release that runs says, where the host drifted from it.
     Reconcile,
+}
+
+impl DeploymentKind {
+    /// The kind as the wire and hooks have it, for instance `rollback`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Rollback => "rollback",
+            Self::Reconcile => "reconcile",
+        }
+    }
 }
 
 /// One deployment.

@@ -342,6 +342,19 @@ impl Agent {
         write_config(&path, &new)
     }
 
+    /// Writes these `[[hook]]` tables into the first project's file instead of those that were there, and starts the
+    /// agent anew with them.
+    pub fn set_hooks(&mut self, hooks: &[String]) -> Result<()> {
+        let path = self.project_file(&self.project);
+        let text = fs::read_to_string(&path)?;
+        let mut new = text.split("\n[[hook]]").next().unwrap_or_default().to_owned();
+        for hook in hooks {
+            write!(new, "\n[[hook]]\n{hook}\n")?;
+        }
+        write_config(&path, &new)?;
+        self.restart()
+    }
+
     /// `projects.d/NAME.toml`.
     pub fn project_file(&self, name: &str) -> PathBuf {
         self.config_dir().join(format!("projects.d/{name}.toml"))

@@ -34,6 +34,7 @@ const PURE: &[&str] = &[
     "deploy/difference/dotenv.rs",
     "deploy/difference/yaml.rs",
     "deploy/drift.rs",
+    "deploy/hooks.rs",
     "deploy/ending.rs",
     "policy.rs",
     "host/compose/image_line.rs",

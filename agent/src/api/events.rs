@@ -105,6 +105,7 @@ impl Follower {
                 _ = shutdown.wait_for(|stop| *stop) => return None,
             };
             match received {
+                Ok(event) if !log_lines::may_see(self.reader.key(), &self.asked_by, &event.what) => {}
                 Ok(event) if event.seq.is_none_or(|seq| seq == self.after + 1) => {
                     return Some(self.passed(event));
                 }
@@ -140,10 +141,8 @@ impl Follower {
 
     fn passed(&mut self, mut event: Event) -> Event {
         self.after = event.seq.unwrap_or(self.after);
-        if let Happened::Ended { outcome } = &mut event.what {
-            self.ended = true;
-            log_lines::hide_unreadable(self.reader.key(), &self.asked_by, outcome);
-        }
+        self.ended |= matches!(event.what, Happened::Ended { .. });
+        log_lines::hide(self.reader.key(), &self.asked_by, &mut event.what);
         event
     }
 }

@@ -1,7 +1,7 @@
 //! The log lines in answers about deployments: shown to whom they belong only.
 
-use deploy_proto::event::Outcome;
-use deploy_proto::names::KeyName;
+use deploy_proto::event::{Happened, Outcome};
+use deploy_proto::names::{KeyName, ServiceName};
 use deploy_proto::release::DeploymentView;
 
 use crate::config::{Action, Key, Scope};
@@ -18,16 +18,61 @@ pub(super) fn view(reader: &Key, deployment: &Deployment) -> DeploymentView {
 
 /// Leaves the sick service's last lines out, unless the deployment is the reader's own or it may read that service's
 /// logs. The reader may touch the project: that was checked before.
-pub(super) fn hide_unreadable(reader: &Key, asked_by: &KeyName, outcome: &mut Outcome) {
-    let in_scope = match (&reader.services, &outcome.sick_service) {
-        (Scope::All, _) => true,
-        (Scope::Only(services), Some(sick)) => services.contains(sick),
-        (Scope::Only(_), None) => false,
-    };
-    let may_read = in_scope && reader.allow.contains(&Action::Logs);
-    if !may_read && reader.name != *asked_by {
+fn hide_unreadable(reader: &Key, asked_by: &KeyName, outcome: &mut Outcome) {
+    if !may_read(reader, asked_by, outcome.sick_service.as_ref()) {
         outcome.log_lines.clear();
     }
+}
+
+/// Leaves out of an event what this key may not read: the lines of containers and of hooks, which may hold secrets.
+pub(super) fn hide(reader: &Key, asked_by: &KeyName, what: &mut Happened) {
+    match what {
+        Happened::Ended { outcome } => hide_unreadable(reader, asked_by, outcome),
+        Happened::HookDone {
+            service, last_lines, ..
+        } if !may_read(reader, asked_by, service.as_ref()) => last_lines.clear(),
+        Happened::HookDone { .. }
+        | Happened::HookSaid { .. }
+        | Happened::Accepted { .. }
+        | Happened::Cancelling { .. }
+        | Happened::Queued { .. }
+        | Happened::Planned { .. }
+        | Happened::Phase { .. }
+        | Happened::PhaseDone { .. }
+        | Happened::PhaseFailed { .. }
+        | Happened::Note { .. }
+        | Happened::Pulling { .. }
+        | Happened::Watching { .. } => {}
+    }
+}
+
+/// Whether this key sees an event at all: what a hook says is a line and nothing else.
+pub(super) fn may_see(reader: &Key, asked_by: &KeyName, what: &Happened) -> bool {
+    match what {
+        Happened::HookSaid { service, .. } => may_read(reader, asked_by, service.as_ref()),
+        Happened::HookDone { .. }
+        | Happened::Ended { .. }
+        | Happened::Accepted { .. }
+        | Happened::Cancelling { .. }
+        | Happened::Queued { .. }
+        | Happened::Planned { .. }
+        | Happened::Phase { .. }
+        | Happened::PhaseDone { .. }
+        | Happened::PhaseFailed { .. }
+        | Happened::Note { .. }
+        | Happened::Pulling { .. }
+        | Happened::Watching { .. } => true,
+    }
+}
+
+/// Whether this key reads what a service's container, or with no service a command on the host, said in a deployment.
+fn may_read(reader: &Key, asked_by: &KeyName, service: Option<&ServiceName>) -> bool {
+    let in_scope = match (&reader.services, service) {
+        (Scope::All, _) => true,
+        (Scope::Only(services), Some(service)) => services.contains(service),
+        (Scope::Only(_), None) => false,
+    };
+    reader.name == *asked_by || (in_scope && reader.allow.contains(&Action::Logs))
 }
 
 #[cfg(test)]
@@ -78,12 +123,32 @@ mod tests {
                 now: Vec::new(),
                 elapsed_ms: 1,
             };
-            hide_unreadable(&reader, &asked_by.parse().unwrap(), &mut outcome);
+            let asked_by = asked_by.parse().unwrap();
+            hide_unreadable(&reader, &asked_by, &mut outcome);
             assert_eq!(
                 !outcome.log_lines.is_empty(),
                 shown,
                 "{asked_by} {sick:?} {reader:?}"
             );
+            // The same for what hooks say.
+            let service: Option<ServiceName> = sick.map(|service| service.parse().unwrap());
+            let said = Happened::HookSaid {
+                hook: "migrate".to_owned(),
+                service: service.clone(),
+                line: "a line".to_owned(),
+            };
+            assert_eq!(may_see(&reader, &asked_by, &said), shown);
+            let mut done = Happened::HookDone {
+                hook: "migrate".to_owned(),
+                service,
+                elapsed_ms: 1,
+                last_lines: vec!["a line".to_owned()],
+            };
+            hide(&reader, &asked_by, &mut done);
+            let Happened::HookDone { last_lines, .. } = done else {
+                panic!("another event")
+            };
+            assert_eq!(!last_lines.is_empty(), shown);
         }
     }
 

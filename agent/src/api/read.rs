@@ -17,6 +17,7 @@ use super::problem::Refusal;
 use super::{Verified, log_lines, project};
 use crate::app::App;
 use crate::config::{Action, Project};
+use crate::deploy::after_stuck;
 use crate::deploy::difference::edited_files;
 use crate::deploy::planning::NoPlan;
 use crate::deploy::reconciling;
@@ -76,7 +77,8 @@ pub(super) async fn status(
         .find(|deployment| deployment.ended_at.is_some())
         .map(|deployment| log_lines::view(verified.key(), deployment));
     let mut attention: Vec<String> = stuck.iter().map(needs_a_person).collect();
-    if let (Some(plan), None) = (last_live?, &running) {
+    let as_left = stuck.is_some() && after_stuck::files_are_as_left(&app.history, &name, &files).await?;
+    if let (Some(plan), None, false) = (last_live?, &running, as_left) {
         let left = plan.files_after();
         let edited = edited_files(&left, &files).into_iter().map(|(path, lines)| {
             format!(

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::ConfigFolder;
-use crate::config::{self, Action, Config, Key, Mistakes, Order, Pin, ProbeCheck, Project, Scope};
+use crate::config::{
+    self, Action, Config, Hook, HookMoment, Key, Mistakes, Order, Pin, ProbeCheck, Project, Scope,
+};
 use crate::tls::{self, TlsError};
 
 /// A key that ends sooner than this is shown among what to look at, in days: time enough to send a new one to CI.
@@ -161,7 +163,33 @@ fn project_lines(project: &Project) -> Vec<String> {
         };
         format!("    probes    {}: {asked}", probe.service)
     }));
+    lines.extend(project.hooks.iter().map(hook_line));
     lines
+}
+
+/// `hook migrate: before = "restart", irreversible, in api: npm run migrate, up to 300s`.
+fn hook_line(hook: &Hook) -> String {
+    let for_good = match hook.moment {
+        HookMoment::BeforeRestart {
+            is_irreversible: true,
+        } => ", irreversible",
+        HookMoment::BeforeRestart {
+            is_irreversible: false,
+        }
+        | HookMoment::BeforeEverything
+        | HookMoment::AfterLive => "",
+    };
+    let place = hook
+        .service
+        .as_ref()
+        .map_or_else(|| "on the host".to_owned(), |service| format!("in {service}"));
+    format!(
+        "    hook      {}: {}{for_good}, {place}: {:?}, up to {:?}",
+        hook.name,
+        hook.moment.as_written(),
+        hook.command,
+        hook.deadline
+    )
 }
 
 /// What is valid and probably not meant.

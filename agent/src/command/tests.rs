@@ -211,6 +211,7 @@ async fn every_commented_setting_of_the_written_file_is_valid_and_shows_the_defa
     assert_eq!(
         config::Project {
             probes: Vec::new(),
+            hooks: Vec::new(),
             ..all
         },
         written

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 pub(crate) mod access;
 mod agent_file;
 mod file;
+mod hook_table;
 mod load;
 mod mistake;
 mod project_file;
@@ -162,6 +163,49 @@ pub struct Project {
     pub min_free_bytes: u64,
     /// Checks from outside the containers.
     pub probes: Vec<Probe>,
+    /// Commands that run beside a deployment, in the order of the file.
+    pub hooks: Vec<Hook>,
+}
+
+/// A command that runs beside a deployment. It comes from this file only, never from a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// What people call it; no two hooks of a project have the same.
+    pub name: String,
+    /// When it runs.
+    pub moment: HookMoment,
+    /// The service in whose new image it runs; none: on the host, as the agent's user. Never with
+    /// [`HookMoment::BeforeEverything`].
+    pub service: Option<ServiceName>,
+    /// The program and its arguments; never empty.
+    pub command: Vec<String>,
+    /// How long it may take.
+    pub deadline: Duration,
+}
+
+/// When a hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookMoment {
+    /// `before = "everything"`: before anything is changed; its failure refuses.
+    BeforeEverything,
+    /// `before = "restart"`: before the first container is replaced; its failure rolls back.
+    BeforeRestart {
+        /// Whether what it does cannot be undone: from it on nothing is rolled back by itself.
+        is_irreversible: bool,
+    },
+    /// `after = "live"`: when all services are well; its failure rolls back.
+    AfterLive,
+}
+
+impl HookMoment {
+    /// The moment as it is written: `before = "restart"`.
+    pub fn as_written(self) -> &'static str {
+        match self {
+            Self::BeforeEverything => "before = \"everything\"",
+            Self::BeforeRestart { .. } => "before = \"restart\"",
+            Self::AfterLive => "after = \"live\"",
+        }
+    }
 }
 
 /// How a new image is written.

@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::access;
 use super::agent_file::{named, values_of};
 use super::file::Document;
+use super::hook_table;
 use super::table::Table;
 use super::values::{self, Refusal};
 use super::{Order, Pin, Probe, ProbeCheck, Project};
@@ -48,10 +49,10 @@ const IMAGES_MOST: usize = 1000;
 /// The most probes of a project: each is tried several times a second while a deployment is watched.
 const PROBES_MOST: usize = 100;
 
-struct Limits {
-    least: Duration,
-    most: Duration,
-    shown: &'static str,
+pub(super) struct Limits {
+    pub(super) least: Duration,
+    pub(super) most: Duration,
+    pub(super) shown: &'static str,
 }
 
 impl Project {
@@ -71,6 +72,7 @@ impl Project {
             remove_images: true,
             min_free_bytes: MIN_FREE_BYTES,
             probes: Vec::new(),
+            hooks: Vec::new(),
         }
     }
 }
@@ -90,6 +92,7 @@ pub(super) fn project(document: &Document<'_>, name: ProjectName) -> Option<Proj
         "remove_images",
         "min_free",
         "probe",
+        "hook",
     ]);
     for (key, hint) in [
         (
@@ -111,6 +114,7 @@ pub(super) fn project(document: &Document<'_>, name: ProjectName) -> Option<Proj
     let probes = probes(&table);
     let mut project = Project::with_defaults(name, dir.clone().unwrap_or_default(), files);
     project.probes = probes;
+    project.hooks = hook_table::hooks(&table);
     project.pin = table
         .word("pin", &[("digest", Pin::Digest), ("tag", Pin::Tag)])
         .unwrap_or(project.pin);
@@ -197,7 +201,7 @@ fn images(table: &Table<'_>) -> Option<Vec<String>> {
         .map(values_of)
 }
 
-fn duration(table: &Table<'_>, key: &str, limits: &Limits) -> Option<Duration> {
+pub(super) fn duration(table: &Table<'_>, key: &str, limits: &Limits) -> Option<Duration> {
     let read = table.parsed(key, |text| {
         let duration = values::duration(text)?;
         if duration < limits.least || duration > limits.most {

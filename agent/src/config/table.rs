@@ -149,6 +149,25 @@ impl<'a> Table<'a> {
         Some(texts)
     }
 
+    /// A program and its arguments: texts, of which one may stand there twice.
+    pub(super) fn words(&self, key: &str) -> Option<Vec<Spanned<&'a str>>> {
+        let list = self.typed(key, "a list of texts, such as [\"a\", \"b\"]", |value| {
+            value.as_array()
+        })?;
+        let mut words = Vec::new();
+        for value in list.get_ref().iter() {
+            match value.get_ref().as_str() {
+                Some(text) => words.push(Spanned::new(value.span(), text)),
+                None => self.wrong(
+                    value,
+                    format!("`{key}` lists texts, not {}", kind(value.get_ref())),
+                    "put it in quotes",
+                ),
+            }
+        }
+        Some(words)
+    }
+
     /// A table within this one.
     pub(super) fn table(&self, key: &str, title: &str, known: &'static [&'static str]) -> Option<Self> {
         let table = self.typed(key, &format!("a table, {title}"), |value| value.as_table())?;

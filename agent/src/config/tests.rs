@@ -177,6 +177,7 @@ fn what_is_left_out_has_its_default() {
             },
             timeout: Duration::from_secs(5),
         }],
+        hooks: Vec::new(),
     };
     assert_eq!(config.projects.values().collect::<Vec<_>>(), [&expected]);
 }
@@ -237,6 +238,64 @@ fn what_is_written_is_taken() {
     assert_eq!(
         shop.probes.first().map(|probe| (&probe.check, probe.timeout)),
         Some((&http, Duration::from_millis(500)))
+    );
+}
+
+#[test]
+fn hooks_are_taken_in_the_order_of_the_file_and_named_after_their_programs() {
+    let folder = Folder::new(MINIMAL);
+    folder.put(
+        "projects.d/shop.toml",
+        "dir = '@SHOP'\nimages = ['acme/*']\n\
+         [[hook]]\nbefore = 'everything'\ncommand = ['/bin/sh', '-x', '-x']\ndeadline = '10m'\n\
+         [[hook]]\nbefore = 'restart'\nservice = 'api'\ncommand = ['npm', 'run']\nirreversible = true\n\
+         [[hook]]\nbefore = 'restart'\nservice = 'api'\ncommand = ['npm', 'run', 'seed']\n\
+         [[hook]]\nafter = 'live'\nname = 'smoke'\ncommand = ['curl', '-f', 'http://127.0.0.1/']\n\
+         [[hook]]\nafter = 'live'\nservice = 'api'\ncommand = ['/opt/My Tests']\n",
+    );
+    let config = load(&folder.path("")).unwrap();
+    let shop = config.projects.values().next().unwrap();
+    let told: Vec<_> = shop
+        .hooks
+        .iter()
+        .map(|hook| {
+            let service = hook.service.as_ref().map(ServiceName::as_str);
+            (hook.name.as_str(), hook.moment, service, hook.deadline.as_secs())
+        })
+        .collect();
+    let migration = |is_irreversible| HookMoment::BeforeRestart { is_irreversible };
+    assert_eq!(
+        told,
+        [
+            ("sh", HookMoment::BeforeEverything, None, 600),
+            ("npm", migration(true), Some("api"), 300),
+            ("npm-2", migration(false), Some("api"), 300),
+            ("smoke", HookMoment::AfterLive, None, 300),
+            ("smoke-test", HookMoment::AfterLive, Some("api"), 300),
+        ]
+    );
+    assert_eq!(
+        shop.hooks.first().map(|hook| hook.command.len()),
+        Some(3),
+        "a word may stand there twice"
+    );
+}
+
+#[test]
+fn a_project_has_twenty_hooks_at_most() {
+    let hooks = |count: usize| {
+        let folder = Folder::new(MINIMAL);
+        let hook = "[[hook]]\nafter = 'live'\ncommand = ['true']\n".repeat(count);
+        folder.put(
+            "projects.d/shop.toml",
+            &format!("dir = '@SHOP'\nimages = ['acme/*']\n{hook}"),
+        );
+        folder.mistakes()
+    };
+    assert_eq!(hooks(20), Vec::<String>::new());
+    assert_eq!(
+        hooks(21),
+        ["projects.d/shop.toml:63: more than 20 hooks | put what belongs together into one script"]
     );
 }
 

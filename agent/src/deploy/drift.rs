@@ -163,6 +163,7 @@ mod tests {
             remove_images: true,
             min_free_bytes: 0,
             probes: Vec::new(),
+            hooks: Vec::new(),
         }
     }
 

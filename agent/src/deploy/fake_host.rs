@@ -11,7 +11,7 @@ use deploy_proto::problem::{Code, Problem};
 
 use super::facts::{Facts, HostFacts, Offered, Ran, RunningFacts, ServiceFacts, SourceFile};
 use super::phase::{Action, Failure};
-use super::plan::{Edits, FileEdit, LineEdit, Moment, Plan, ServicePlan};
+use super::plan::{Edits, FileEdit, LineEdit, Moment, Plan, PlannedHook, ServicePlan};
 use super::port::{EditFailure, Host, LogTail, Progress, Summary};
 use crate::config::Project;
 
@@ -27,11 +27,16 @@ pub(crate) enum Answer {
     Never,
 }
 
+/// A hook's name, and the variables that it was given.
+pub(crate) type RanHook = (String, Vec<(String, String)>);
+
 /// The host. Says yes to whatever it was not told otherwise.
 #[derive(Debug, Default)]
 pub(crate) struct FakeHost {
     answers: Mutex<HashMap<Action, Answer>>,
     asked: Mutex<Vec<Action>>,
+    /// The hooks that ran, with their variables.
+    hooks: Mutex<Vec<RanHook>>,
     /// The images that edits wrote, where one did.
     written: Mutex<BTreeMap<ServiceName, ImageRef>>,
 }
@@ -51,6 +56,11 @@ impl FakeHost {
     /// What it was asked to do so far.
     pub(crate) fn asked(&self) -> Vec<Action> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The hooks that were run so far, with their variables.
+    pub(crate) fn hooks(&self) -> Vec<RanHook> {
+        self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn ask(&self, action: Action) -> Result<Summary, Answer> {
@@ -214,19 +224,29 @@ impl Host for FakeHost {
         self.yes_or_no(Action::Gate).await
     }
 
-    async fn run_hooks(
+    async fn run_hook(
         &self,
         _project: &Project,
         _plan: &Plan,
-        moment: Moment,
+        hook: &PlannedHook,
+        environment: &[(String, String)],
         _progress: Progress<'_>,
-    ) -> Result<Summary, Failure> {
-        self.yes_or_no(match moment {
+    ) -> Result<Vec<String>, Failure> {
+        self.hooks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((hook.name.clone(), environment.to_vec()));
+        let action = match hook.moment {
             Moment::BeforeChange => Action::BackUp,
             Moment::BeforeRestart => Action::RunBeforeHooks,
             Moment::AfterLive => Action::RunAfterHooks,
-        })
-        .await
+        };
+        self.yes_or_no(action).await?;
+        Ok(vec![format!("{} said", hook.name)])
+    }
+
+    async fn end_hooks(&self, _project: &Project) -> Result<(), Failure> {
+        Ok(())
     }
 
     async fn edit(&self, _project: &Project, plan: &Plan) -> Result<Summary, EditFailure> {

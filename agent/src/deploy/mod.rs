@@ -1,5 +1,6 @@
 //! Deciding: the state machine, the plan and the verdict are pure; the runner is the one loop that drives a `Host`.
 
+pub mod after_stuck;
 mod base64_bytes;
 pub mod choice;
 pub mod deadlines;
@@ -10,6 +11,10 @@ pub mod facts;
 #[cfg(test)]
 pub(crate) mod fake_host;
 pub mod feed;
+mod hook_runs;
+#[cfg(test)]
+mod hook_tests;
+pub mod hooks;
 pub mod phase;
 pub mod plan;
 pub mod planning;

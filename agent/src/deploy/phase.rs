@@ -145,7 +145,8 @@ pub enum Seen {
     NothingToDo,
     /// It failed. For [`Action::Edit`]: the files could not be shown to be as they were.
     Failed(Failure),
-    /// It failed, and the host was shown to be as it was before the action. Only [`Action::Edit`] answers so.
+    /// It failed, and what it was to do was not begun or was undone: [`Action::Edit`] when the files are as they were,
+    /// [`Action::RunBeforeHooks`] when nothing began that cannot be undone. No other action answers so.
     Undone(Failure),
 }
 
@@ -175,7 +176,7 @@ impl Phase {
 
     /// What follows from what was seen.
     ///
-    /// An answer that an action cannot give (an ended phase asked again, `Undone` outside Editing) is taken in the
+    /// An answer that an action cannot give (an ended phase asked again, `Undone` where nobody says it) is taken in the
     /// safe direction: before Editing nothing was changed, from Editing on things are put back.
     pub fn next(self, seen: Seen, course: Course) -> Self {
         match self {
@@ -189,10 +190,17 @@ impl Phase {
                 Seen::Undone(cause) => Self::Refused { cause },
                 Seen::Failed(cause) => Self::Restoring { cause },
             },
-            Self::BeforeHook => forward_touched(seen, Self::Restarting, course),
-            Self::Restarting => forward_touched(seen, Self::Watching, course),
-            Self::Watching if course.has_after_hook => forward_touched(seen, Self::AfterHook, course),
-            Self::Watching | Self::AfterHook => forward_touched(seen, Self::Live, course),
+            Self::BeforeHook => match seen {
+                Seen::Undone(cause) => Self::Restoring { cause },
+                Seen::Done | Seen::NothingToDo | Seen::Failed(_) => {
+                    forward_touched(seen, Self::Restarting, course, OLD_STILL_RUN)
+                }
+            },
+            Self::Restarting => forward_touched(seen, Self::Watching, course, NEW_WERE_BEGUN),
+            Self::Watching if course.has_after_hook => {
+                forward_touched(seen, Self::AfterHook, course, NEW_WERE_BEGUN)
+            }
+            Self::Watching | Self::AfterHook => forward_touched(seen, Self::Live, course, NEW_WERE_BEGUN),
             Self::Restoring { cause } => backward(seen, cause, |cause| Self::RestartingOld { cause }),
             Self::RestartingOld { cause } => backward(seen, cause, |cause| Self::WatchingOld { cause }),
             Self::WatchingOld { cause } => backward(seen, cause, |cause| Self::RolledBack { cause }),
@@ -264,23 +272,29 @@ fn forward_untouched(seen: Seen, next: Phase) -> Phase {
     }
 }
 
-fn forward_touched(seen: Seen, next: Phase, course: Course) -> Phase {
+/// How the host stands when a migration that cannot be undone fails.
+const OLD_STILL_RUN: &str =
+    "the previous containers were not touched and still run, and the files name the new images";
+/// How it stands when something fails after such a migration.
+const NEW_WERE_BEGUN: &str = "the files name the new images, and what was started of them was left running";
+
+fn forward_touched(seen: Seen, next: Phase, course: Course, stands: &str) -> Phase {
     match seen {
         Seen::Done | Seen::NothingToDo => next,
         Seen::Failed(cause) | Seen::Undone(cause) if course.is_one_way => Phase::Stuck {
             cause,
-            trouble: no_way_back().into(),
+            trouble: no_way_back(stands).into(),
         },
         Seen::Failed(cause) | Seen::Undone(cause) => Phase::Restoring { cause },
     }
 }
 
 /// Why a deployment with a migration that cannot be undone is not rolled back.
-fn no_way_back() -> Problem {
-    Problem::new(
-        Code::Irreversible,
-        "its migration cannot be undone (irreversible = true), so it is not rolled back by itself",
-    )
+fn no_way_back(stands: &str) -> Problem {
+    let detail = format!(
+        "its migration cannot be undone (irreversible = true), so it is not rolled back by itself: {stands}"
+    );
+    Problem::new(Code::Irreversible, detail)
     .hint("push a version that works with the migrated data, or go back all the same: deployctl rollback --across-migration")
 }
 
@@ -336,16 +350,19 @@ mod tests {
         ) {
             let mut phase = Phase::Accepted;
             let mut actions = Vec::new();
+            let mut migrated = false;
             for seen in answers {
                 let Some(action) = phase.action() else { break };
                 actions.push(action);
+                // A hook before the migration failed: the migration itself was not begun.
+                migrated |= action == Action::RunBeforeHooks && !matches!(seen, Seen::Undone(_));
                 phase = phase.next(seen, course);
             }
             prop_assert!(phase.is_ended(), "{phase:?} after {actions:?}");
 
             let did = |action| actions.contains(&action);
             let touched = did(Action::Restart) || did(Action::RunBeforeHooks);
-            let migrated_for_good = course.is_one_way && did(Action::RunBeforeHooks);
+            let migrated_for_good = course.is_one_way && migrated;
             let edited = actions.iter().skip_while(|action| **action != Action::Edit).count() > 1;
             match &phase {
                 Phase::Live => {
@@ -465,6 +482,8 @@ mod tests {
         }
         let before = Phase::Editing.next(Seen::Failed(failure()), one_way);
         assert_eq!(before, Phase::Restoring { cause: failure() });
+        let not_begun = Phase::BeforeHook.next(Seen::Undone(failure()), one_way);
+        assert_eq!(not_begun, Phase::Restoring { cause: failure() });
     }
 
     #[test]

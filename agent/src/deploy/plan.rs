@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use deploy_proto::image::{Digest, ImageRef};
 use deploy_proto::names::{ProjectName, ReleaseNumber, ServiceName};
 use deploy_proto::problem::{Code, Problem};
-use deploy_proto::release::{PlanView, PlannedEdit, PlannedService};
+use deploy_proto::release::{DeploymentKind, PlanView, PlannedEdit, PlannedService};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::base64_bytes;
 use super::facts::{Facts, ServiceFacts, SourceFile};
+use super::hooks;
 use super::phase::Course;
 use super::ports::HostPorts;
 use crate::config::{Probe, ProbeCheck, Project};
@@ -186,6 +187,8 @@ pub enum Due {
 pub struct Purpose<'a> {
     /// The project's configuration.
     pub project: &'a Project,
+    /// Whether it goes to new images or back to old ones.
+    pub kind: DeploymentKind,
     /// The release that runs.
     pub from: Option<ReleaseNumber>,
     /// The release that this makes or goes back to.
@@ -259,6 +262,7 @@ pub fn make(
     warnings.extend(edits.unpinned.iter().map(|service| {
         format!("{service}: its tag stands in a variable that serves several images, so the digest is recorded, not written")
     }));
+    let hooks = hooks::planned(purpose.project, purpose.kind, &services);
     Ok(Plan {
         project: purpose.project.name.clone(),
         made_at: purpose.now,
@@ -270,7 +274,7 @@ pub fn make(
         files: facts.files.clone(),
         edits: edits.files,
         gives_bytes_back: false,
-        hooks: Vec::new(),
+        hooks,
         warnings,
         checks: Vec::new(),
     })
@@ -468,6 +472,7 @@ impl Plan {
                 .iter()
                 .flat_map(|edit| planned_edits(edit, dir))
                 .collect(),
+            hooks: self.hooks.iter().map(hooks::view).collect(),
             warnings: self.warnings.clone(),
             checks: self.checks.clone(),
         }

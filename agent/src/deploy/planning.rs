@@ -6,13 +6,15 @@ use deploy_proto::image::ImageRef;
 use deploy_proto::names::{KeyName, ReleaseNumber, ServiceName};
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::push::{Push, Rollback, RollbackTarget};
-use deploy_proto::release::ReleaseState;
+use deploy_proto::release::{DeploymentKind, ReleaseState};
 use jiff::Timestamp;
 
+use super::after_stuck;
 use super::choice;
 use super::difference::{difference, edited_files};
 use super::drift;
 use super::facts::{Facts, Offered, ServiceFacts};
+use super::hooks;
 use super::phase::Failure;
 use super::plan::{self, Due, Edits, Plan, Purpose, Wanted};
 use super::platform::Platform;
@@ -135,9 +137,11 @@ async fn plan_push<H: Host>(
     let images: BTreeSet<ImageRef> = push.images.iter().map(|change| change.image.clone()).collect();
     let (facts, offers) = tokio::join!(host.facts(project), host.resolve(&images));
     let facts = facts?;
+    hooks::check_services(project, &facts)?;
     // What the key may not change is refused before anything is told of what a registry said.
     let chosen = choice::choose(&push.images, &facts, asked.scope)?;
-    if !push.accept_edits {
+    let as_left = after_stuck::files_are_as_left(history, &project.name, &facts.files).await?;
+    if !push.accept_edits && !as_left {
         refuse_hand_edits(
             project,
             &facts,
@@ -148,7 +152,9 @@ async fn plan_push<H: Host>(
     let wanted = resolved.wanted;
     let live = history.live_release(project.name.clone()).await?;
     let next = history.next_release(project.name.clone()).await?;
-    let is_what_runs = live.as_ref().is_some_and(|live| describes(live, project, &facts));
+    let is_what_runs = live
+        .as_ref()
+        .is_some_and(|live| describes(live, project, &facts, as_left));
     let before = live.as_ref().map(|release| release.number);
     sequence::check_expected(&project.name, push, before, is_what_runs)?;
     let found = (!is_what_runs).then(|| found_release(project, &facts, asked.now, next, before));
@@ -160,6 +166,7 @@ async fn plan_push<H: Host>(
     let from = found.as_ref().map(|release| release.number).or(before);
     let purpose = Purpose {
         project,
+        kind: DeploymentKind::Push,
         from,
         to,
         now: asked.now,
@@ -202,13 +209,15 @@ fn left_alone(service: &ServiceName) -> String {
 
 /// Whether a recorded release is what the project's deployable services are now, as far as files and containers tell.
 /// It is not when somebody deployed past the agent: what is found then is a release of its own, to go back to.
-fn describes(release: &Release, project: &Project, facts: &Facts) -> bool {
+///
+/// `files_are_ours`: that the files name other images is a stuck deployment's doing.
+fn describes(release: &Release, project: &Project, facts: &Facts, files_are_ours: bool) -> bool {
     let managed = |image: &&ReleaseImage| policy::is_listed(project, image.image.repository());
     release.images.iter().filter(managed).all(|image| {
         let Some(now) = facts.services.get(&image.service) else {
             return true;
         };
-        let same_text = now.image.as_ref() == Some(&image.written);
+        let same_text = files_are_ours || now.image.as_ref() == Some(&image.written);
         let running = now.running.as_ref().and_then(|running| running.digest.as_ref());
         let same_image = match (image.image.digest(), running) {
             (Some(recorded), Some(running)) => recorded == running,
@@ -225,10 +234,8 @@ async fn plan_rollback<H: Host>(
     asked: &Asked<'_>,
     rollback: &Rollback,
 ) -> Result<Planned, NoPlan> {
-    let Some(target) = history
-        .rollback_target(project.name.clone(), rollback.to.clone())
-        .await?
-    else {
+    let to = after_stuck::rollback_target(history, &project.name, &rollback.to).await?;
+    let Some(target) = history.rollback_target(project.name.clone(), to).await? else {
         return Err(no_target(project, &rollback.to).into());
     };
     if !rollback.across_migration {
@@ -246,6 +253,7 @@ async fn plan_rollback<H: Host>(
     let wanted = wanted_by_rollback(project, &target, &facts, asked.scope)?;
     let purpose = Purpose {
         project,
+        kind: DeploymentKind::Rollback,
         from: live.map(|release| release.number),
         to: target.number,
         now: asked.now,

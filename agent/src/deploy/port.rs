@@ -11,7 +11,7 @@ use deploy_proto::problem::Problem;
 
 use super::facts::{Facts, HostFacts, Offered, Ran};
 use super::phase::Failure;
-use super::plan::{Edits, Moment, Plan};
+use super::plan::{Edits, Plan, PlannedHook};
 use crate::config::Project;
 
 /// What an action did, for people: `2 images, 41 MB`.
@@ -84,14 +84,19 @@ pub trait Host: Send + Sync + 'static {
     /// Checks all that can be checked before the first change.
     fn gate(&self, project: &Project, plan: &Plan) -> impl Future<Output = Result<Summary, Failure>> + Send;
 
-    /// Runs the plan's commands of this moment, one after the other, until one fails.
-    fn run_hooks(
+    /// Runs one of the plan's commands to its end, with these variables in its environment; what it wrote last. Whatever
+    /// of the project's commands still runs from earlier is ended first: there are never two at a time.
+    fn run_hook(
         &self,
         project: &Project,
         plan: &Plan,
-        moment: Moment,
+        hook: &PlannedHook,
+        environment: &[(String, String)],
         progress: Progress<'_>,
-    ) -> impl Future<Output = Result<Summary, Failure>> + Send;
+    ) -> impl Future<Output = Result<Vec<String>, Failure>> + Send;
+
+    /// Ends what is left of the project's commands: processes, and the containers that they ran in.
+    fn end_hooks(&self, project: &Project) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Changes the files and checks that Compose sees the named images changed and nothing else.
     fn edit(

@@ -72,6 +72,7 @@ impl Case {
                 remove_images: true,
                 min_free_bytes: 1024 * MIB,
                 probes: Vec::new(),
+                hooks: Vec::new(),
             },
             facts: Facts {
                 services: BTreeMap::from([(web(), service)]),
@@ -95,6 +96,7 @@ impl Case {
                 untouched: Vec::new(),
                 files: Vec::new(),
                 edits: Vec::new(),
+                gives_bytes_back: false,
                 hooks: Vec::new(),
                 warnings: Vec::new(),
                 checks: Vec::new(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use deploy_proto::names::ServiceName;
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::push::Reconcile;
-use deploy_proto::release::Drift;
+use deploy_proto::release::{DeploymentKind, Drift};
 
 use super::difference::edited_files;
 use super::drift::{self, Left};
@@ -43,6 +43,7 @@ pub(super) async fn plan<H: Host>(
     }
     let purpose = Purpose {
         project,
+        kind: DeploymentKind::Reconcile,
         from: Some(live.number),
         to: live.number,
         now: asked.now,

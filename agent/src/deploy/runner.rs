@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deploy_proto::event::{Ending, Event, Happened, Outcome, RunningService};
+use deploy_proto::event::{Ending, Event, Happened, Outcome, PhaseName, RunningService};
 use deploy_proto::names::{DeploymentId, KeyName, ReleaseNumber, ServiceName};
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::release::DeploymentKind;
@@ -45,11 +45,11 @@ pub enum Ran {
 /// Carries deployments out on one host.
 #[derive(Debug)]
 pub struct Runner<H> {
-    host: Arc<H>,
-    history: History,
+    pub(super) host: Arc<H>,
+    pub(super) history: History,
     feed: Arc<Feed>,
     shutdown: watch::Receiver<bool>,
-    now: fn() -> Timestamp,
+    pub(super) now: fn() -> Timestamp,
 }
 
 impl<H: Host> Runner<H> {
@@ -89,6 +89,8 @@ impl<H: Host> Runner<H> {
             };
             // Also when it was cancelled too late to break the action off.
             let seen = cancelled(&deployment, &cancel).unwrap_or(seen);
+            self.end_hooks_unless_done(action, project, &deployment, &seen)
+                .await;
             let told = told(&deployment.phase, &seen, summary, began.elapsed());
             let next = deployment.phase.clone().next(seen, deployment.course());
             if next.is_ended() {
@@ -279,15 +281,13 @@ impl<H: Host> Runner<H> {
         };
         let progress = self.progress(deployment.id());
         let host = &self.host;
-        let hooks = |moment| host.run_hooks(project, plan, moment, &progress);
         let done = match action {
             Action::Plan | Action::BackUp => {
                 self.back_up(project, deployment, plan).await?;
-                if plan.hooks_at(Moment::BeforeChange).next().is_none() {
-                    Ok(files_summary(plan))
-                } else {
-                    hooks(Moment::BeforeChange).await
+                if plan.hooks_at(Moment::BeforeChange).next().is_some() {
+                    return self.run_hooks(project, deployment, Moment::BeforeChange).await;
                 }
+                Ok(files_summary(plan))
             }
             Action::Pull => host.pull(project, plan, &progress).await,
             Action::Gate => host.gate(project, plan).await,
@@ -299,15 +299,9 @@ impl<H: Host> Runner<H> {
                 });
             }
             Action::RunBeforeHooks => {
-                if deployment.course().is_one_way {
-                    // Before anything is done that cannot be undone: from here on a rollback must ask for it.
-                    self.history
-                        .mark_irreversible(project.name.clone(), plan.to)
-                        .await?;
-                }
-                hooks(Moment::BeforeRestart).await
+                return self.run_hooks(project, deployment, Moment::BeforeRestart).await;
             }
-            Action::RunAfterHooks => hooks(Moment::AfterLive).await,
+            Action::RunAfterHooks => return self.run_hooks(project, deployment, Moment::AfterLive).await,
             Action::Restart => {
                 self.keep_logs(project, deployment, plan.from, plan).await;
                 host.restart(project, plan, &progress).await
@@ -315,7 +309,10 @@ impl<H: Host> Runner<H> {
             Action::Watch => host.watch(project, plan, &progress).await,
             Action::Restore => host.restore(project, plan).await,
             Action::RestartOld => {
-                self.keep_logs(project, deployment, Some(plan.to), plan).await;
+                let restarted = self.reached(deployment.id(), PhaseName::Restarting).await?;
+                // Before the restart there was no container of the new release to keep lines of.
+                let to = Some(plan.to).filter(|_| restarted);
+                self.keep_logs(project, deployment, to, plan).await;
                 host.restart_old(project, plan).await
             }
             Action::WatchOld => host.watch_old(project, plan, &progress).await,
@@ -326,8 +323,15 @@ impl<H: Host> Runner<H> {
         })
     }
 
+    /// Whether a deployment came to a phase.
+    async fn reached(&self, id: &DeploymentId, phase: PhaseName) -> Result<bool, HistoryError> {
+        let events = self.history.events(id.clone(), 0).await?;
+        let is_it = |event: &Event| event.what == Happened::Phase { phase };
+        Ok(events.iter().any(is_it))
+    }
+
     /// Passes on what an action tells of how far it is. It is for those who watch just now, so it has no number.
-    fn progress(&self, id: &DeploymentId) -> impl Fn(Happened) + Send + Sync {
+    pub(super) fn progress(&self, id: &DeploymentId) -> impl Fn(Happened) + Send + Sync {
         let id = id.clone();
         move |what| {
             self.feed.send(Event {

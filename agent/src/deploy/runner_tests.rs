@@ -19,7 +19,7 @@ use crate::config::{Order, Pin, Project};
 use crate::history::{Deployment, History, Request};
 use crate::policy::ServiceScope;
 
-fn project() -> Project {
+pub(super) fn project() -> Project {
     Project {
         name: "shop".parse().unwrap(),
         dir: "/srv/shop".into(),
@@ -34,10 +34,11 @@ fn project() -> Project {
         remove_images: true,
         min_free_bytes: 0,
         probes: Vec::new(),
+        hooks: Vec::new(),
     }
 }
 
-fn push(id: u64, tag: &str) -> Request {
+pub(super) fn push(id: u64, tag: &str) -> Request {
     let change = |repository: &str| Change {
         service: None,
         image: format!("acme/{repository}:{tag}").parse().unwrap(),
@@ -56,14 +57,14 @@ fn push(id: u64, tag: &str) -> Request {
 }
 
 /// A host, a journal in a folder of its own, and runners on both: each runner is the agent after one more start.
-struct Bench {
+pub(super) struct Bench {
     _dir: tempfile::TempDir,
-    host: Arc<FakeHost>,
-    history: History,
+    pub(super) host: Arc<FakeHost>,
+    pub(super) history: History,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let history = History::open(&dir.path().join("history.db")).unwrap();
         Self {
@@ -73,7 +74,7 @@ impl Bench {
         }
     }
 
-    fn runner(&self) -> Runner<FakeHost> {
+    pub(super) fn runner(&self) -> Runner<FakeHost> {
         let (_stop, stopping) = watch::channel(false);
         Runner::new(
             Arc::clone(&self.host),
@@ -84,7 +85,7 @@ impl Bench {
         )
     }
 
-    async fn accept(&self, request: Request) -> Deployment {
+    pub(super) async fn accept(&self, request: Request) -> Deployment {
         let key = "ci".parse().unwrap();
         let deployment =
             Deployment::accepted(project().name, request, key, ServiceScope::All, Timestamp::now());
@@ -114,18 +115,18 @@ impl Bench {
 }
 
 /// A cancellation that never comes.
-fn nobody() -> Cancel {
+pub(super) fn nobody() -> Cancel {
     watch::channel(None).1
 }
 
-fn ended(ran: Ran) -> Outcome {
+pub(super) fn ended(ran: Ran) -> Outcome {
     match ran {
         Ran::Ended(outcome) => *outcome,
         Ran::Interrupted => panic!("interrupted"),
     }
 }
 
-const FORWARD: [Action; 6] = [
+pub(super) const FORWARD: [Action; 6] = [
     Action::Plan,
     Action::Pull,
     Action::Gate,
@@ -476,7 +477,7 @@ async fn a_stopping_agent_leaves_the_deployment_in_the_journal() {
     assert_eq!(bench.restart().await.result, Ending::Live);
 }
 
-fn back(id: u64, to: RollbackTarget) -> Request {
+pub(super) fn back(id: u64, to: RollbackTarget) -> Request {
     let id = DeploymentId::from_bits(id);
     Request::Rollback(Rollback {
         id,

@@ -36,7 +36,7 @@ use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use crate::config::{Config, Project};
 use crate::deploy::facts::{Facts, HostFacts, Offered, Ran};
 use crate::deploy::phase::Failure;
-use crate::deploy::plan::{Edits, Moment, Plan};
+use crate::deploy::plan::{Edits, Plan, PlannedHook};
 use crate::deploy::port::{EditFailure, Host, LogTail, Progress, Summary};
 use compose::{Compose, ComposeProject, Model, Sources, Surroundings};
 use engine::{Engine, Logins};
@@ -194,17 +194,25 @@ impl Host for DockerHost {
             .await
     }
 
-    async fn run_hooks(
+    async fn run_hook(
         &self,
         project: &Project,
         plan: &Plan,
-        moment: Moment,
+        hook: &PlannedHook,
+        environment: &[(String, String)],
         progress: Progress<'_>,
-    ) -> Result<Summary, Failure> {
-        self.run_all_hooks(project, plan, moment, progress).await
+    ) -> Result<Vec<String>, Failure> {
+        self.run_one_hook(project, plan, hook, environment, progress)
+            .await
+    }
+
+    async fn end_hooks(&self, project: &Project) -> Result<(), Failure> {
+        self.end_all_hooks(project).await
     }
 
     async fn edit(&self, project: &Project, plan: &Plan) -> Result<Summary, EditFailure> {
+        // Nothing of this deployment was restarted: on a way back from here the containers are left as they are.
+        self.nothing_is_unfinished_yet(&project.name);
         self.change_files(project, plan).await
     }
 

@@ -17,6 +17,12 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin};
 
+mod aloud;
+mod leftovers;
+
+pub use aloud::{Ended, How, run_aloud};
+pub use leftovers::end_marked;
+
 /// Output beyond this much at the beginning of a stream is kept only as far as it is the end (`TAIL_MAX_BYTES`).
 /// A rendered project of a hundred services is about 200 KiB.
 pub const HEAD_MAX_BYTES: usize = 8 * 1024 * 1024;
@@ -175,10 +181,11 @@ impl From<&ProcessError> for Problem {
 /// program and its children are killed (SIGKILL to its process group).
 pub async fn run(program: &Program) -> Result<Output, ProcessError> {
     let name = name_of(program);
-    let mut running = start(program).map_err(|source| ProcessError::Start {
-        program: name.clone(),
-        source,
-    })?;
+    let mut running =
+        start(program, Stdio::piped(), Stdio::piped()).map_err(|source| ProcessError::Start {
+            program: name.clone(),
+            source,
+        })?;
     let mut output = Output::default();
     let followed = tokio::time::timeout(
         program.deadline,
@@ -228,7 +235,7 @@ impl Drop for Running {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
-fn start(program: &Program) -> std::io::Result<Running> {
+fn start(program: &Program, stdout: Stdio, stderr: Stdio) -> std::io::Result<Running> {
     let child = tokio::process::Command::new(&program.binary)
         .args(&program.arguments)
         .env_clear()
@@ -239,8 +246,8 @@ fn start(program: &Program) -> std::io::Result<Running> {
         } else {
             Stdio::piped()
         })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdout(stdout)
+        .stderr(stderr)
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
@@ -316,8 +323,16 @@ fn name_of(program: &Program) -> String {
 }
 
 fn printable(line: &str) -> String {
-    line.chars()
-        .take(LAST_LINE_MAX_CHARS)
+    let end = line
+        .char_indices()
+        .nth(LAST_LINE_MAX_CHARS)
+        .map_or(line.len(), |(at, _)| at);
+    escaped(line.get(..end).unwrap_or(line))
+}
+
+/// The text with its control characters escaped.
+fn escaped(text: &str) -> String {
+    text.chars()
         .flat_map(|c| {
             let shown: Box<dyn Iterator<Item = char>> = if c.is_control() && c != '\t' {
                 Box::new(c.escape_default())

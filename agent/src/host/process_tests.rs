@@ -115,3 +115,71 @@ async fn a_program_that_is_not_there_is_a_clear_error() {
         problem.detail
     );
 }
+
+/// Runs a script aloud; how it ended, what was told and what is kept.
+async fn aloud(script: &str, deadline: Duration) -> (How, Vec<String>, Vec<String>) {
+    let told = std::sync::Mutex::new(Vec::new());
+    let tell = |line: &str| told.lock().unwrap().push(line.to_owned());
+    let ended = run_aloud(&shell(script, deadline), &tell).await.unwrap();
+    (ended.how, told.into_inner().unwrap(), ended.last_lines)
+}
+
+#[tokio::test]
+async fn both_streams_are_told_line_by_line_in_the_order_they_were_written() {
+    let script =
+        "echo one; echo two >&2; printf 'thr'; sleep 0.05; printf 'ee\\r\\n\\033[1m\\n\\nfour'; exit 3";
+    let (how, told, kept) = aloud(script, Duration::from_secs(10)).await;
+    assert!(
+        matches!(how, How::Exited(status) if status.code() == Some(3)),
+        "{how:?}"
+    );
+    assert_eq!(told, ["one", "two", "three", "\\u{1b}[1m", "four"]);
+    assert_eq!(kept, told);
+}
+
+#[tokio::test]
+async fn a_program_that_says_too_much_is_heard_to_its_end_in_bounded_memory() {
+    use deploy_proto::event::{LOG_LINE_MAX_BYTES, LOG_LINES_MAX};
+    let script = "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done; head -c 100000 /dev/zero | tr '\\0' x";
+    let (how, told, kept) = aloud(script, Duration::from_secs(60)).await;
+    assert!(matches!(how, How::Exited(status) if status.success()), "{how:?}");
+    assert!(told.len() < 5000, "{} lines were told", told.len());
+    assert_eq!(kept.len(), LOG_LINES_MAX);
+    assert_eq!(kept.last().map(String::len), Some(LOG_LINE_MAX_BYTES));
+    assert_eq!(kept.get(LOG_LINES_MAX - 2).map(String::as_str), Some("line 4999"));
+}
+
+#[tokio::test]
+async fn a_deadline_keeps_what_was_said_until_then() {
+    let (how, _, kept) = aloud("echo begun; sleep 60", Duration::from_millis(300)).await;
+    assert_eq!((how, kept), (How::Deadline, vec!["begun".to_owned()]));
+}
+
+#[tokio::test]
+async fn what_carries_a_mark_is_ended_with_its_children_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let pid_file = folder.path().join("pid");
+    let value = folder.path().display().to_string();
+    let marked = |value: &str, script: &str| {
+        let mut program = shell(script, Duration::from_secs(30));
+        program
+            .environment
+            .push(("DEPLOY_TEST_MARK".into(), value.into()));
+        program
+    };
+    let script = format!("sh -c 'echo $$ > {}; sleep 30; true'", pid_file.display());
+    let (mine, other) = (marked(&value, &script), marked("another", "sleep 1"));
+    let ends = async {
+        while !pid_file.exists() || std::fs::read_to_string(&pid_file).unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        end_marked("DEPLOY_TEST_MARK", &value).await.unwrap();
+    };
+    let (mine, other, ()) = tokio::join!(run(&mine), run(&other), ends);
+    let Err(ProcessError::Failed { status, .. }) = mine else {
+        panic!("{mine:?}")
+    };
+    assert!(!status.success());
+    assert!(gone(&pid_file).await);
+    other.unwrap();
+}

@@ -8,6 +8,7 @@ use deploy_proto::event::Happened;
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::{ProjectName, ServiceName};
 use deploy_proto::problem::Problem;
+use jiff::Timestamp;
 
 use super::engine::{Container, EngineHealth};
 use super::health::Older;
@@ -75,6 +76,9 @@ impl DockerHost {
     }
 
     pub(super) async fn bring_back(&self, project: &Project, plan: &Plan) -> Result<Summary, Failure> {
+        if !plan.hooks.is_empty() {
+            self.end_all_hooks(project).await?;
+        }
         self.clean_up_interrupted(project).await?;
         let containers = self.containers(project).await?;
         let unfinished = self.unfinished(project, plan);
@@ -86,10 +90,13 @@ impl DockerHost {
                 continue;
             };
             self.bring_old_image_back(service, image_id).await?;
-            if !unfinished.contains(&name) && runs_as_before(&containers, &name, image_id) {
-                stay.push(name);
-            } else {
-                back.push(name);
+            let runs = !unfinished.contains(&name) && runs_as_before(&containers, &name, image_id);
+            match runs {
+                // `up --no-deps` would make a container anew that a person's plain `up` made: Compose counts what it
+                // depends on as a part of its configuration.
+                true if is_older(&containers, &name, plan.made_at) => {}
+                true => stay.push(name),
+                false => back.push(name),
             }
         }
         // An Engine that was told to stop a container stops it, also when Compose was ended meanwhile: what may be being
@@ -181,7 +188,7 @@ impl DockerHost {
             .sum()
     }
 
-    fn nothing_is_unfinished_yet(&self, project: &ProjectName) {
+    pub(super) fn nothing_is_unfinished_yet(&self, project: &ProjectName) {
         self.note_unfinished(project, |_| ());
     }
 
@@ -217,7 +224,7 @@ impl DockerHost {
 
     /// Makes a name that stands in a Compose file mean this image. With a digest it does already; the tag beside the
     /// digest is for people, so it is given only when no image has it.
-    async fn name_locally(&self, written: &ImageRef, image_id: &str) -> Result<(), Problem> {
+    pub(super) async fn name_locally(&self, written: &ImageRef, image_id: &str) -> Result<(), Problem> {
         let tagged = match (written.tag(), written.digest()) {
             (Some(_), _) => written.without_digest(),
             (None, Some(_)) => return Ok(()),
@@ -342,6 +349,14 @@ fn runs_as_before(containers: &[Container], service: &ServiceName, image_id: &st
         .filter(|container| &container.service == service)
         .peekable();
     mine.peek().is_some() && mine.all(|container| runs_well(container) && container.image_id == image_id)
+}
+
+/// Whether a service's containers are from before the deployment.
+fn is_older(containers: &[Container], service: &ServiceName, made_at: Timestamp) -> bool {
+    containers
+        .iter()
+        .filter(|container| &container.service == service)
+        .all(|container| container.created_at < made_at)
 }
 
 fn runs_well(container: &Container) -> bool {

@@ -111,6 +111,7 @@ impl Fixture {
                 remove_images: true,
                 min_free_bytes: 0,
                 probes: Vec::new(),
+                hooks: Vec::new(),
             },
             image,
             since: Timestamp::now(),

@@ -148,6 +148,7 @@ impl Following<'_> {
             | Happened::PhaseFailed { .. }
             | Happened::Note { .. }
             | Happened::HookSaid { .. }
+            | Happened::HookDone { .. }
             | Happened::Pulling { .. }
             | Happened::Watching { .. } => Ok(None),
         }
@@ -156,10 +157,11 @@ impl Following<'_> {
 
 /// Whether this is an event of a type that this version does not know: one to pass over.
 fn is_of_a_newer_agent(data: &str) -> bool {
-    const KNOWN: [&str; 12] = [
+    const KNOWN: [&str; 13] = [
         "accepted",
         "cancelling",
         "hook_said",
+        "hook_done",
         "queued",
         "planned",
         "phase",

@@ -2,7 +2,7 @@
 //! environment variables, so that a tag decides whether a release is good, sick, slow or dying.
 //!
 //! `service` serves, `service healthcheck [URL]` checks a service from inside its own container, `service sleep N`
-//! waits N seconds, `service print WORDS` and `service fail WORDS` are commands for hooks.
+//! waits N seconds; `service print WORDS`, `service fail WORDS` and `service env PREFIX` are commands for hooks.
 
 mod behaviour;
 mod healthcheck;
@@ -43,8 +43,12 @@ fn main() -> ExitCode {
             log::error(&words.join(" "));
             Ok(ExitCode::FAILURE)
         }
+        ["env", prefix] => {
+            print_environment(prefix);
+            Ok(ExitCode::SUCCESS)
+        }
         _ => Err(
-            "usage: service [serve | healthcheck [URL] | sleep SECONDS | print WORDS | fail WORDS]"
+            "usage: service [serve | healthcheck [URL] | sleep SECONDS | print WORDS | fail WORDS | env PREFIX]"
                 .to_owned(),
         ),
     };
@@ -52,6 +56,15 @@ fn main() -> ExitCode {
         log::error(&format!("FATAL {error}"));
         ExitCode::from(USAGE)
     })
+}
+
+/// The version of the image that this runs in, and the variables whose names begin so.
+fn print_environment(prefix: &str) {
+    let version = std::env::var("SERVICE_VERSION").unwrap_or_default();
+    log::info(&format!("SERVICE_VERSION={version}"));
+    for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with(prefix)) {
+        log::info(&format!("{name}={value}"));
+    }
 }
 
 fn behaviour() -> Result<Behaviour, String> {

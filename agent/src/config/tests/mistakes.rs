@@ -132,7 +132,7 @@ pub(super) const PROJECT_MISTAKES: &[(&str, &[&str])] = &[
             "projects.d/shop.toml:7: `pin` does not know this word | did you mean \"digest\"?",
             "projects.d/shop.toml:8: `order` does not know this word | known: \"together\", \"one-by-one\"",
             "projects.d/shop.toml:9: `allow_latest` must be true or false, without quotes; this is a text",
-            "projects.d/shop.toml:10: unknown key `hook` | known here: dir, files, images",
+            "projects.d/shop.toml:10: `command` is missing in [[hook]] | write the program and its arguments",
         ],
     ),
     (
@@ -161,6 +161,32 @@ pub(super) const PROJECT_MISTAKES: &[(&str, &[&str])] = &[
             "projects.d/shop.toml:16: `status` belongs to an http probe",
             "projects.d/shop.toml:17: `timeout` must be between 100ms and 60s",
             "projects.d/shop.toml:18: unknown key `probes` | did you mean `probe`?",
+        ],
+    ),
+    (
+        "dir = '@SHOP'\nimages = ['acme/*']\n[[hook]]\n[[hook]]\nbefore = 'restart'\nafter = 'live'\ncommand = []\n\
+         [[hook]]\nbefore = 'lunch'\ncommand = 'npm run migrate'\nuser = 'root'\n[[hook]]\nafter = 'live'\nirreversible = true\n\
+         command = ['npm run migrate']\ndeadline = '13h'\n[[hook]]\nbefore = 'everything'\nservice = 'api'\ncommand = ['', 1]\n\
+         name = 'Back up'\n[[hook]]\nafter = 'live'\ncommand = ['./smoke']\nname = 'a'\n[[hook]]\nafter = 'live'\n\
+         command = ['/nonexistent/smoke']\nname = 'a'\nservice = 'no spaces'\n",
+        &[
+            "projects.d/shop.toml:3: `before` is missing in [[hook]] | write before = \"everything\" (a backup)",
+            "projects.d/shop.toml:3: `command` is missing in [[hook]]",
+            "projects.d/shop.toml:4: a hook runs either before or after something, this one has both",
+            "projects.d/shop.toml:7: `command` must have between 1 and 64 words",
+            "projects.d/shop.toml:9: `before` does not know this word | known: \"everything\", \"restart\"",
+            "projects.d/shop.toml:10: `command` in [[hook]] must be a list of texts",
+            "projects.d/shop.toml:11: unknown key `user` in [[hook]] | known here: before, after",
+            "projects.d/shop.toml:14: only a hook before the restart can be irreversible",
+            "projects.d/shop.toml:15: a command is a list of words, not a line for a shell",
+            "projects.d/shop.toml:16: `deadline` must be between 1s and 12h",
+            "projects.d/shop.toml:19: a hook before everything runs on the host",
+            "projects.d/shop.toml:20: `command` lists texts, not a number",
+            "projects.d/shop.toml:20: the program's name is empty",
+            "projects.d/shop.toml:21: this is no name for a hook | write at most 40",
+            "projects.d/shop.toml:24: the path of a program on the host must be absolute",
+            "projects.d/shop.toml:29: another hook of this project has this name",
+            "projects.d/shop.toml:30: service name \"no spaces\" is not valid",
         ],
     ),
 ];

@@ -164,6 +164,19 @@ impl Compose {
     }
 }
 
+/// A command to run once.
+#[derive(Debug, Clone, Copy)]
+pub struct Once<'a> {
+    /// The container's name. The Engine gives a name to one container at a time.
+    pub container: &'a str,
+    /// A label of the container, `NAME=VALUE`.
+    pub label: &'a str,
+    /// More variables for its environment.
+    pub environment: &'a [(String, String)],
+    /// What takes the place of the service's `command`; its entrypoint stays.
+    pub command: &'a [String],
+}
+
 /// The Compose of this host, set to one project.
 ///
 /// Two calls of one project must not run at the same time (`up` against `up` leaves half-made containers): the queue
@@ -269,13 +282,30 @@ impl ComposeProject {
         self.act(&["rm", "--stop", "--force"], services, deadline).await
     }
 
-    /// A command in a fresh container of a service, which goes when it ends. What the service depends on is not started.
-    pub fn run_once(&self, service: &ServiceName, command: &[String]) -> Program {
+    /// A command in a fresh container of a service, which goes when it ends. What the service depends on is not started,
+    /// and no port is published. Compose would pull an image that is not here: see that it is.
+    pub fn run_once(&self, service: &ServiceName, once: &Once<'_>) -> Program {
         let mut program = self.program.clone();
-        let options = ["run", "--rm", "--no-deps", "-T"].map(OsString::from);
-        program.arguments.extend(options);
+        // What it says of networks and containers would stand among the command's own words.
+        let options = [
+            "--progress",
+            "quiet",
+            "run",
+            "--rm",
+            "--no-deps",
+            "-T",
+            "--name",
+            once.container,
+            "--label",
+            once.label,
+        ];
+        program.arguments.extend(options.map(OsString::from));
+        for (name, value) in once.environment {
+            program.arguments.push("-e".into());
+            program.arguments.push(format!("{name}={value}").into());
+        }
         program.arguments.push(service.as_str().into());
-        program.arguments.extend(command.iter().map(OsString::from));
+        program.arguments.extend(once.command.iter().map(OsString::from));
         program
     }
 

@@ -30,7 +30,7 @@ use deploy_proto::problem::{Code, Problem};
 use crate::host::files::FilesError;
 use crate::host::process::ProcessError;
 
-pub use cli::{Compose, ComposeProject, Surroundings, VERSION_MIN, Version};
+pub use cli::{Compose, ComposeProject, Once, Surroundings, VERSION_MIN, Version};
 pub use difference::{Difference, beyond, differences};
 pub use edit::edit;
 pub use model::{ComposeService, Condition, Fingerprint, Healthcheck, Model, ModelError, PublishedPort};

@@ -2,6 +2,7 @@
 //! interrupted `docker compose up` left behind.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use bollard::models::ImageInspect;
 use bollard::query_parameters::{
@@ -18,6 +19,10 @@ use crate::deploy::platform::Platform;
 
 /// How many containers are inspected at the same time: more only queue inside the Engine.
 const INSPECTS_AT_ONCE: usize = 16;
+/// How long a container that is to be removed by force may take to go.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(30);
+/// The pause before it is tried again.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// An image that is on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +140,37 @@ impl Engine {
             .await?;
         containers.sort_by(|a, b| (&a.service, a.number, &a.name).cmp(&(&b.service, b.number, &b.name)));
         Ok(containers)
+    }
+
+    /// Removes the containers of a project that have this label, running or not, and returns when none is left.
+    ///
+    /// # Errors
+    /// The Engine does not answer, or one does not go within [`REMOVAL_PATIENCE`].
+    pub async fn remove_labelled(&self, project: &ProjectName, label: &str) -> Result<Vec<String>> {
+        let labels = || vec![format!("{PROJECT_LABEL}={project}"), label.to_owned()];
+        let begun = Instant::now();
+        let mut removed = Vec::new();
+        loop {
+            let containers = self.containers_with(labels()).await?;
+            if containers.is_empty() {
+                return Ok(removed);
+            }
+            for container in containers {
+                let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+                let gone = self
+                    .call("remove a container", ANSWER_LIMIT, |docker| {
+                        docker.remove_container(&container.id, Some(options))
+                    })
+                    .await;
+                match gone {
+                    Ok(()) => removed.push(container.name),
+                    Err(error) if error.is_not_found() => {}
+                    // One that the Engine is removing by itself is refused, and goes.
+                    Err(error) if begun.elapsed() >= REMOVAL_PATIENCE => return Err(error),
+                    Err(_refused) => tokio::time::sleep(REMOVAL_PAUSE).await,
+                }
+            }
+        }
     }
 
     /// Looks at one container; none when it is gone, or is no Compose service's.

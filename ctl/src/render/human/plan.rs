@@ -1,7 +1,7 @@
 //! A plan as a table.
 
 use deploy_proto::image::Digest;
-use deploy_proto::release::{PlanView, PlannedService};
+use deploy_proto::release::{HookView, PlanView, PlannedService};
 
 use crate::render::text::{Paint, clean, columns};
 
@@ -34,6 +34,7 @@ pub(crate) fn plan(plan: &PlanView, detail: Detail, paint: Paint) -> Vec<String>
     if let Some(line) = untouched(plan) {
         lines.push(paint.dim(&line));
     }
+    lines.extend(plan.hooks.iter().map(hook));
     if detail == Detail::Full {
         lines.extend(plan.edits.iter().map(|edit| {
             let [file, before, after] = [&edit.file, &edit.before, &edit.after].map(|text| clean(text));
@@ -74,6 +75,21 @@ fn short(digest: &Digest) -> String {
     digest.as_str().chars().take(SHOWN).collect()
 }
 
+/// `hook migrate runs before the restart, in api; it cannot be undone`.
+fn hook(hook: &HookView) -> String {
+    let place = match &hook.service {
+        Some(service) => format!(", in {service}"),
+        None => String::new(),
+    };
+    let for_good = if hook.irreversible {
+        "; it cannot be undone"
+    } else {
+        ""
+    };
+    let moment = hook.moment.in_words();
+    format!("  hook {} runs {moment}{place}{for_good}", clean(&hook.name))
+}
+
 fn untouched(plan: &PlanView) -> Option<String> {
     let names: Vec<_> = plan.untouched.iter().map(ToString::to_string).collect();
     match names.as_slice() {
@@ -98,6 +114,32 @@ mod tests {
   api      v1.4.0  (unchanged)
   db, redis are not touched
   ! api has no healthcheck\\u{1b}[2J"
+        );
+    }
+
+    #[test]
+    fn every_hook_is_a_line_that_says_when_and_where_it_runs() {
+        use deploy_proto::release::HookMoment;
+        let hook = |name: &str, moment, service: Option<&str>, irreversible| HookView {
+            name: name.to_owned(),
+            moment,
+            service: service.map(|name| name.parse().unwrap()),
+            irreversible,
+        };
+        let with_hooks = PlanView {
+            hooks: vec![
+                hook("backup", HookMoment::BeforeEverything, None, false),
+                hook("migrate", HookMoment::BeforeRestart, Some("web"), true),
+            ],
+            ..samples::plan()
+        };
+        let lines = plan(&with_hooks, Detail::Short, Paint { on: false });
+        assert_eq!(
+            lines.get(4..6).unwrap(),
+            [
+                "  hook backup runs before anything is changed",
+                "  hook migrate runs before the restart, in web; it cannot be undone"
+            ]
         );
     }
 

@@ -73,8 +73,13 @@ impl Progress {
             Happened::Cancelling { key } => {
                 vec![format!("  {} {key} cancels it", self.paint.warn("!"))]
             }
-            Happened::HookSaid { hook, line } => {
+            Happened::HookSaid { hook, line, .. } => {
                 self.said = format!("{}: {}", clean(hook), clean(line));
+                Vec::new()
+            }
+            // The line of the phase names the hooks; what they wrote is in the events.
+            Happened::HookDone { .. } => {
+                self.said.clear();
                 Vec::new()
             }
             Happened::Queued { behind } => {
@@ -281,7 +286,7 @@ fn label(phase: PhaseName) -> &'static str {
 
 /// Whether two plans look the same in the table; the release's number is not in it.
 pub(crate) fn is_the_same(a: &PlanView, b: &PlanView) -> bool {
-    (&a.services, &a.untouched, &a.warnings) == (&b.services, &b.untouched, &b.warnings)
+    (&a.services, &a.untouched, &a.hooks, &a.warnings) == (&b.services, &b.untouched, &b.hooks, &b.warnings)
 }
 
 #[cfg(test)]

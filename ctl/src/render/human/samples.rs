@@ -32,6 +32,7 @@ pub(crate) fn plan() -> PlanView {
             before: "v1.4.1".into(),
             after: "v1.4.2".into(),
         }],
+        hooks: Vec::new(),
         warnings: vec!["api has no healthcheck\u{1b}[2J".into()],
         checks: vec!["1 image exists for linux/amd64".into()],
     }
