@@ -54,7 +54,7 @@ for dir in $(find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'deploy-tests-*' | orphans
             awk -v a="127.0.0.1:$port/" -v b="localhost:$port/" 'index($1, a) == 1 || index($1, b) == 1 { print $2 }' |
             sort -u | xargs -r docker rmi --force >/dev/null
     fi
-    findmnt --noheadings --list --output TARGET | grep -F "$dir/" | xargs -r umount --lazy
+    findmnt --noheadings --list --output TARGET | { grep -F "$dir/" || true; } | xargs -r umount --lazy
     rm -rf "$dir"
     echo "sweep: removed $dir"
 done
