@@ -11,6 +11,7 @@ use crate::host::DockerHost;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::settings::Settings;
+use crate::watch::bake::Bakes;
 
 /// The agent, as its request handlers see it.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct App {
     pub feed: Arc<Feed>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The releases that are live and still watched.
+    pub bakes: Bakes,
     /// True when the agent is to stop.
     pub shutdown: watch::Receiver<bool>,
     /// The host's clock, for timestamps and signatures.

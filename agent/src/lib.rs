@@ -3,7 +3,8 @@
 //! A push passes through them in this order: `api` (gate, then one handler per route) -> `policy` -> `queue` ->
 //! `deploy` (pure: plan, phase, verdict; and the runner, the one loop) -> `host` (the only room that acts on Docker
 //! and on the host's files). `history` is the journal and the releases; `retention` cleans up after deployments; `config`
-//! is read before a port is bound; `app` puts them together, `serve` runs them; `fatal` ends them when the disk fails.
+//! is read before a port is bound; `app` puts them together, `serve` runs them; `fatal` ends them when the disk
+//! fails; `watch` looks after what is live meanwhile.
 //! `state_folder`, `descriptors` and `line_limit` hold what the process may use.
 
 pub mod api;

@@ -52,6 +52,8 @@ pub struct Metrics {
     image_cleanups_failed: Family<ProjectLabels, Counter>,
     kept_without_images: Family<ProjectLabels, Gauge>,
     drift: Family<ProjectLabels, Gauge>,
+    baking: Family<ProjectLabels, Gauge>,
+    auto_rollbacks: Family<ProjectLabels, Counter>,
     rejected: Family<ReasonLabels, Counter>,
     requests: Counter,
     reload_failures: Counter,
@@ -69,6 +71,8 @@ impl Default for Metrics {
             image_cleanups_failed: Family::default(),
             kept_without_images: Family::default(),
             drift: Family::default(),
+            baking: Family::default(),
+            auto_rollbacks: Family::default(),
             rejected: Family::default(),
             requests: Counter::default(),
             reload_failures: Counter::default(),
@@ -123,6 +127,16 @@ impl Metrics {
             "Services and files that are not as the release left them",
             self.drift.clone(),
         );
+        self.registry.register(
+            "baking",
+            "1 while the release that runs is watched and goes back by itself if it falls sick",
+            self.baking.clone(),
+        );
+        self.registry.register(
+            "auto_rollbacks",
+            "Rollbacks that the agent began by itself because a release fell sick after it went live",
+            self.auto_rollbacks.clone(),
+        );
         self.registry
             .register("requests", "Requests on the signed API", self.requests.clone());
         self.registry.register(
@@ -169,6 +183,20 @@ impl Metrics {
         drop(self.image_cleanups_failed.get_or_create(&labels));
         drop(self.kept_without_images.get_or_create(&labels));
         drop(self.drift.get_or_create(&labels));
+        drop(self.baking.get_or_create(&labels));
+        drop(self.auto_rollbacks.get_or_create(&labels));
+    }
+
+    /// Notes whether the project's release is watched after it went live.
+    pub fn bakes(&self, project: &ProjectName, bakes: bool) {
+        self.baking
+            .get_or_create(&project_labels(project))
+            .set(i64::from(bakes));
+    }
+
+    /// Counts a rollback that the agent began by itself.
+    pub fn rolled_back_by_itself(&self, project: &ProjectName) {
+        self.auto_rollbacks.get_or_create(&project_labels(project)).inc();
     }
 
     /// Notes the release that runs, and whether the last deployment is stuck.

@@ -141,7 +141,9 @@ pub fn permit<T>(key: &Key, action: Action, project: &Project, request: T) -> Re
 pub fn permit_cancel(key: &Key, deployment: &Deployment) -> Result<(), Problem> {
     let action = match deployment.request.kind() {
         DeploymentKind::Push => Action::Push,
-        DeploymentKind::Rollback | DeploymentKind::Reconcile => Action::Rollback,
+        DeploymentKind::Rollback | DeploymentKind::Reconcile | DeploymentKind::AutoRollback => {
+            Action::Rollback
+        }
     };
     may(key, action, &deployment.project)?;
     if deployment.key == key.name {

@@ -1,5 +1,7 @@
 //! One deployment at a time per project; at most one waits, and a newer one takes its place.
 
+mod by_itself;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -64,6 +66,8 @@ pub struct Queue<H> {
     ended: mpsc::Sender<Ended>,
     /// Shown a beat by every deployment under way, for the watchdog.
     heart: Heart,
+    /// Told when a project becomes busy or free.
+    turns: watch::Sender<()>,
 }
 
 impl<H: Host> Queue<H> {
@@ -86,6 +90,7 @@ impl<H: Host> Queue<H> {
             fatal,
             ended,
             heart,
+            turns: watch::Sender::new(()),
         }
     }
 
@@ -142,6 +147,7 @@ impl<H: Host> Queue<H> {
             None => {
                 let (slot, cancelled) = Slot::of(&deployment);
                 slots.insert(deployment.project.clone(), slot);
+                self.turns.send_replace(());
                 self.start(deployment, cancelled);
             }
             Some(slot) => {
@@ -192,6 +198,9 @@ impl<H: Host> Queue<H> {
         let Some(slot) = slots.get_mut(&deployment.project) else {
             return Err(too_late(id, "it has ended"));
         };
+        if deployment.request.auto_rollback().is_some() {
+            return Err(too_late(id, "it takes a release away that fell sick"));
+        }
         if slot.running == *id {
             // Read under the lock: what the caller saw may be a while ago.
             let known = self.history.deployment(id.clone()).await;
@@ -297,12 +306,7 @@ impl<H: Host> Queue<H> {
                 }
                 Ok(Ran::Interrupted) => return self.leave(&project).await,
                 Err(error) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "the journal cannot be written"
-                    );
-                    // A full channel means that the agent is stopping for this very reason already.
-                    drop(self.fatal.try_send(error));
+                    self.give_up(error);
                     return self.leave(&project).await;
                 }
             }
@@ -314,7 +318,19 @@ impl<H: Host> Queue<H> {
                 slots.insert(project.clone(), slot);
                 (deployment, cancelled)
             });
+            drop(slots);
+            self.turns.send_replace(());
         }
+    }
+
+    /// Stops the agent: it must not act unrecorded.
+    pub fn give_up(&self, error: HistoryError) {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "the journal cannot be written"
+        );
+        // A full channel means that the agent is stopping for this very reason already.
+        drop(self.fatal.try_send(error));
     }
 
     /// Gives the project up while the agent stops: whatever waits stands in the journal.

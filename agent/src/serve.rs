@@ -30,7 +30,8 @@ use crate::settings::Settings;
 use crate::state_folder::{StateFolder, StateFolderError};
 use crate::systemd::{Heart, ServiceManager};
 use crate::tls;
-use crate::watch;
+use crate::watch::bake::{self, Bakes};
+use crate::watch::drift;
 
 /// How long a stopping agent waits for actions that change the host to reach a phase's boundary. Below the unit's
 /// `TimeoutStopSec`; what is still not there goes on from the journal at the next start.
@@ -124,6 +125,7 @@ pub async fn run(
     let app = assemble(config, environment, history, stopping, told, heart.clone())?;
     stand(&app).await.map_err(ServeError::History)?;
     app.queue.resume().await.map_err(ServeError::History)?;
+    drop(tokio::spawn(bake::run(Arc::clone(&app), heart.clone())));
 
     let api_handle = Handle::new();
     let monitor_handle = Handle::new();
@@ -137,7 +139,7 @@ pub async fn run(
     let watchdog = Arc::clone(&manager);
     let fed = tokio::spawn(async move { heart.run(&watchdog).await });
     drop(tokio::spawn(retention(&app).run(endings, app.shutdown.clone())));
-    let watching = tokio::spawn(watch::run(Arc::clone(&app)));
+    let watching = tokio::spawn(drift::run(Arc::clone(&app)));
     manager.ready(&serving(&app));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pin = tls.pin, "serving");
 
@@ -224,6 +226,7 @@ fn assemble(
         host,
         feed,
         metrics,
+        bakes: Bakes::default(),
         shutdown: stopping,
         now,
     }))
@@ -322,6 +325,7 @@ async fn reload(app: &App, config_dir: &Path, rustls: &RustlsConfig, manager: &S
     match loaded {
         Ok(tls) => {
             rustls.reload_from_config(tls.config);
+            app.queue.announce();
             if let Err(error) = stand(app).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,

@@ -75,6 +75,7 @@ fn project(dir: &Path, files: &[PathBuf]) -> Project {
         order: Order::Together,
         wait: Duration::from_secs(60),
         settle: Duration::from_secs(5),
+        bake: Duration::ZERO,
         keep: 10,
         remove_images: true,
         min_free_bytes: 0,

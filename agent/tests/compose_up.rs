@@ -83,6 +83,7 @@ async fn project(name: &str, dir: &Path) -> ComposeProject {
         order: Order::Together,
         wait: DEADLINE,
         settle: DEADLINE,
+        bake: Duration::ZERO,
         keep: 10,
         remove_images: true,
         min_free_bytes: 0,

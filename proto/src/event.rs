@@ -241,6 +241,13 @@ pub struct Outcome {
     /// How long it was worked on, in milliseconds: without its time in the queue, and without that in which the agent
     /// did not run. No clock that is set counts in it.
     pub elapsed_ms: u64,
+    /// How long the release that went live is watched from now on and goes back by itself if it falls sick, in
+    /// milliseconds (`bake`). None when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bake_ms: Option<u64>,
+    /// The release that fell sick after it had gone live, and that an automatic rollback takes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone: Option<ReleaseNumber>,
 }
 
 /// What a service runs at the end of a deployment.

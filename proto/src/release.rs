@@ -148,7 +148,7 @@ pub struct ReleasedService {
     pub changed: bool,
 }
 
-/// Whether a deployment goes to new images, back to old ones, or stays with the release that runs.
+/// Whether a deployment goes to new images, back to old ones, or stays with the release that runs, and who wanted it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeploymentKind {
@@ -158,6 +158,8 @@ pub enum DeploymentKind {
     Rollback,
     /// Back to what the release that runs says, where the host drifted from it.
     Reconcile,
+    /// A rollback that the agent began by itself: a release fell sick while it baked.
+    AutoRollback,
 }
 
 impl DeploymentKind {
@@ -167,6 +169,7 @@ impl DeploymentKind {
             Self::Push => "push",
             Self::Rollback => "rollback",
             Self::Reconcile => "reconcile",
+            Self::AutoRollback => "auto_rollback",
         }
     }
 }
@@ -180,7 +183,13 @@ pub struct DeploymentView {
     pub project: ProjectName,
     /// What for.
     pub kind: DeploymentKind,
-    /// Whose key signed it.
+    /// The deployment that an automatic rollback undoes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<DeploymentId>,
+    /// The automatic rollback that undid it after it had gone live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone_by: Option<DeploymentId>,
+    /// Whose key signed it; of an automatic rollback, the key of the deployment that it undoes.
     pub key: KeyName,
     /// Where it came from.
     pub source: Source,
@@ -233,6 +242,9 @@ pub struct ProjectStatus {
     pub running: Option<DeploymentView>,
     /// The last deployment that ended.
     pub last: Option<DeploymentView>,
+    /// The release that is live and still watched, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baking: Option<Baking>,
     /// Set when the last deployment ended stuck, or the host's files are not those of the release.
     pub attention: Vec<String>,
     /// The kept releases of which images are not on the host any more.
@@ -289,6 +301,17 @@ pub struct MissingImage {
     pub service: ServiceName,
     /// The image. With a digest a rollback pulls it; without one no registry ever had it, and it is lost.
     pub image: ImageRef,
+}
+
+/// A release that is live, and goes back by itself if it falls sick.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Baking {
+    /// The release.
+    pub release: ReleaseNumber,
+    /// The deployment that made it live.
+    pub deployment: DeploymentId,
+    /// How long it is watched from now on, in milliseconds.
+    pub left_ms: u64,
 }
 
 /// One service, as it runs now.

@@ -150,6 +150,8 @@ pub enum Mode {
     Hang,
     /// Well; counts its starts on the volume at `/data` and tells them at `/` as `boots`.
     Database,
+    /// Well, until a GET of `/become/sick`, `/become/well`, `/become/sick-once` (for one check) or `/become/dead` (exits 3).
+    Moody,
 }
 
 impl Mode {
@@ -165,6 +167,7 @@ impl Mode {
             Self::Deaf => ("deaf", None),
             Self::Hang => ("hang", None),
             Self::Database => ("database", None),
+            Self::Moody => ("moody", None),
         };
         let mut variables = vec![("MODE", name.to_owned())];
         variables.extend(after.map(|after| ("AFTER_MS", after.as_millis().to_string())));

@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "deploy/ports.rs",
     "deploy/preflight.rs",
     "deploy/verdict.rs",
+    "deploy/bake.rs",
     "deploy/deadlines.rs",
     "deploy/difference.rs",
     "deploy/difference/dotenv.rs",

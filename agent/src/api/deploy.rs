@@ -130,7 +130,7 @@ async fn accept(app: &App, wish: Wish, verified: &Verified) -> AcceptedAnswer {
     let id = wish.request.id().clone();
     let key = verified.key().name.clone();
     let deployment = Deployment::accepted(wish.project.name, wish.request, key, wish.services, (app.now)());
-    let status = match app.queue.accept(deployment).await? {
+    let status = match Box::pin(app.queue.accept(deployment)).await? {
         Acceptance::New => StatusCode::ACCEPTED,
         Acceptance::Known => StatusCode::OK,
     };

@@ -122,6 +122,8 @@ mod tests {
                 log_lines: vec!["a line".to_owned()],
                 now: Vec::new(),
                 elapsed_ms: 1,
+                bake_ms: None,
+                undone: None,
             };
             let asked_by = asked_by.parse().unwrap();
             hide_unreadable(&reader, &asked_by, &mut outcome);

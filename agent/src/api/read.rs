@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use deploy_proto::event::Ending;
 use deploy_proto::names::DeploymentId;
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::release::{
@@ -76,6 +77,7 @@ pub(super) async fn status(
         .iter()
         .find(|deployment| deployment.ended_at.is_some())
         .map(|deployment| log_lines::view(verified.key(), deployment));
+    let baking = app.bakes.of(&name);
     let mut attention: Vec<String> = stuck.iter().map(needs_a_person).collect();
     let as_left = stuck.is_some() && after_stuck::files_are_as_left(&app.history, &name, &files).await?;
     if let (Some(plan), None, false) = (last_live?, &running, as_left) {
@@ -101,6 +103,7 @@ pub(super) async fn status(
         services,
         running,
         last,
+        baking,
         attention,
         missing: missing?,
         drift,
@@ -195,11 +198,26 @@ pub(super) async fn history(
     let deployments = app.history.deployments(project.clone(), limit).await?;
     let releases = app.history.releases(project.clone(), limit).await?;
     let missing = missing_of(&app, &configured, &releases).await;
+    // What undid a deployment is newer than it, and so in the list as well.
+    let undone_by = |id: &DeploymentId| {
+        let undid = deployments.iter().find(|deployment| {
+            let undoes = deployment
+                .request
+                .auto_rollback()
+                .map(|rollback| &rollback.undoes);
+            let result = deployment.outcome.as_ref().map(|outcome| outcome.result);
+            undoes == Some(id) && result == Some(Ending::RolledBack)
+        });
+        undid.map(|deployment| deployment.id().clone())
+    };
     Ok(Json(HistoryView {
         project,
         deployments: deployments
             .iter()
-            .map(|deployment| log_lines::view(verified.key(), deployment))
+            .map(|deployment| DeploymentView {
+                undone_by: undone_by(deployment.id()),
+                ..log_lines::view(verified.key(), deployment)
+            })
             .collect(),
         releases: releases.iter().map(Release::view).collect(),
         missing,
@@ -213,7 +231,10 @@ pub(super) async fn deployment(
     verified: Verified,
 ) -> Result<Json<DeploymentView>, Refusal> {
     let deployment = followed(&app, &verified, &id).await?;
-    Ok(Json(log_lines::view(verified.key(), &deployment)))
+    Ok(Json(DeploymentView {
+        undone_by: app.history.undone_by(deployment.id().clone()).await?,
+        ..log_lines::view(verified.key(), &deployment)
+    }))
 }
 
 /// Finds a deployment that this key may follow. One of a project that the key may not touch does not exist for it.

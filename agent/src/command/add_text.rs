@@ -197,6 +197,9 @@ images = [
 # wait = "60s"
 # settle = "7s"
 
+# How long it is watched after that, "10m" for instance: if it falls sick then, the agent puts the previous release back.
+# bake = "0s"
+
 # How many releases can be rolled back to without a registry: their images stay on this host. The images of older ones are
 # removed after a deployment, unless another container or project needs them; false leaves them to you.
 # keep = 10

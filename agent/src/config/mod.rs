@@ -155,6 +155,8 @@ pub struct Project {
     pub wait: Duration,
     /// How long it must stay well.
     pub settle: Duration,
+    /// How long a release that went live is watched, and goes back by itself if it falls sick; zero: not at all.
+    pub bake: Duration,
     /// How many successful releases can be rolled back to without a registry: their images stay on the host.
     pub keep: u32,
     /// Whether the images of older releases are removed after a deployment.

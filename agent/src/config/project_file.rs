@@ -35,6 +35,12 @@ const SETTLE_LIMITS: Limits = Limits {
     most: Duration::from_secs(1800),
     shown: "0s and 30m",
 };
+/// A release that is watched for longer than a day is monitored, not baked.
+const BAKE_LIMITS: Limits = Limits {
+    least: Duration::ZERO,
+    most: Duration::from_hours(24),
+    shown: "0s and 24h",
+};
 const PROBE_TIMEOUT_LIMITS: Limits = Limits {
     least: Duration::from_millis(100),
     most: Duration::from_secs(60),
@@ -68,6 +74,7 @@ impl Project {
             order: Order::OneByOne,
             wait: WAIT,
             settle: SETTLE,
+            bake: Duration::ZERO,
             keep: KEEP,
             remove_images: true,
             min_free_bytes: MIN_FREE_BYTES,
@@ -88,6 +95,7 @@ pub(super) fn project(document: &Document<'_>, name: ProjectName) -> Option<Proj
         "order",
         "wait",
         "settle",
+        "bake",
         "keep",
         "remove_images",
         "min_free",
@@ -123,6 +131,7 @@ pub(super) fn project(document: &Document<'_>, name: ProjectName) -> Option<Proj
     project.allow_latest = table.boolean("allow_latest").unwrap_or(project.allow_latest);
     project.wait = duration(&table, "wait", &WAIT_LIMITS).unwrap_or(project.wait);
     project.settle = duration(&table, "settle", &SETTLE_LIMITS).unwrap_or(project.settle);
+    project.bake = duration(&table, "bake", &BAKE_LIMITS).unwrap_or(project.bake);
     project.keep = keep(&table).unwrap_or(project.keep);
     project.remove_images = table.boolean("remove_images").unwrap_or(project.remove_images);
     project.min_free_bytes = min_free(&table).unwrap_or(project.min_free_bytes);

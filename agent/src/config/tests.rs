@@ -167,6 +167,7 @@ fn what_is_left_out_has_its_default() {
         order: Order::OneByOne,
         wait: Duration::from_secs(60),
         settle: Duration::from_secs(7),
+        bake: Duration::ZERO,
         keep: 10,
         remove_images: true,
         min_free_bytes: 1 << 30,
@@ -199,7 +200,7 @@ fn what_is_written_is_taken() {
     folder.put(
         "projects.d/shop.toml",
         "dir = '@SHOP'\nfiles = ['compose.yaml', '@SHOP/b.yml']\nimages = ['ghcr.io/acme/*', 'nginx']\nallow_latest = true\n\
-         pin = 'tag'\norder = 'together'\nwait = '2m'\nsettle = '0s'\nkeep = 3\nremove_images = false\nmin_free = '500MB'\n\
+         pin = 'tag'\norder = 'together'\nwait = '2m'\nsettle = '0s'\nbake = '10m'\nkeep = 3\nremove_images = false\nmin_free = '500MB'\n\
          [[probe]]\nservice = 'web'\nhttp = 'http://127.0.0.1/h'\nstatus = 204\ntimeout = '500ms'\n",
     );
     let config = load(&folder.path("agent.toml")).unwrap();
@@ -226,8 +227,13 @@ fn what_is_written_is_taken() {
         (Pin::Tag, Order::Together, true)
     );
     assert_eq!(
-        (shop.wait.as_secs(), shop.settle.as_secs(), shop.keep),
-        (120, 0, 3)
+        (
+            shop.wait.as_secs(),
+            shop.settle.as_secs(),
+            shop.bake.as_secs(),
+            shop.keep
+        ),
+        (120, 0, 600, 3)
     );
     assert!(!shop.remove_images);
     assert_eq!(shop.min_free_bytes, 500_000_000);

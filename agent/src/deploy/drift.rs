@@ -159,6 +159,7 @@ mod tests {
             order: Order::OneByOne,
             wait: Duration::from_secs(1),
             settle: Duration::ZERO,
+            bake: Duration::ZERO,
             keep: 10,
             remove_images: true,
             min_free_bytes: 0,

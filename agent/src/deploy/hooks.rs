@@ -30,7 +30,10 @@ fn is_for(kind: DeploymentKind, moment: HookMoment) -> bool {
     match (kind, moment) {
         (_, HookMoment::BeforeEverything | HookMoment::AfterLive)
         | (DeploymentKind::Push, HookMoment::BeforeRestart { .. }) => true,
-        (DeploymentKind::Rollback | DeploymentKind::Reconcile, HookMoment::BeforeRestart { .. }) => false,
+        (
+            DeploymentKind::Rollback | DeploymentKind::Reconcile | DeploymentKind::AutoRollback,
+            HookMoment::BeforeRestart { .. },
+        ) => false,
     }
 }
 

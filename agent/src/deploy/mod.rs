@@ -1,6 +1,7 @@
 //! Deciding: the state machine, the plan and the verdict are pure; the runner is the one loop that drives a `Host`.
 
 pub mod after_stuck;
+pub mod bake;
 mod base64_bytes;
 pub mod choice;
 pub mod deadlines;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::{KeyName, ReleaseNumber, ServiceName};
 use deploy_proto::problem::{Code, Problem};
-use deploy_proto::push::{Push, Rollback, RollbackTarget};
+use deploy_proto::push::{Push, RollbackTarget};
 use deploy_proto::release::{DeploymentKind, ReleaseState};
 use jiff::Timestamp;
 
@@ -24,7 +24,7 @@ use super::preflight::{self, Question};
 use super::reconciling;
 use super::sequence;
 use crate::config::Project;
-use crate::history::{History, HistoryError, Release, ReleaseImage, Request};
+use crate::history::{AutoRollback, History, HistoryError, Release, ReleaseImage, Request};
 use crate::policy::{self, ServiceScope};
 
 /// A plan and the releases that are recorded with it.
@@ -121,8 +121,22 @@ pub async fn plan<H: Host>(
 ) -> Result<Planned, NoPlan> {
     match asked.request {
         Request::Push(push) => plan_push(host, history, project, asked, push).await,
-        Request::Rollback(rollback) => plan_rollback(host, history, project, asked, rollback).await,
+        Request::Rollback(rollback) => {
+            let to = after_stuck::rollback_target(history, &project.name, &rollback.to).await?;
+            let target = history
+                .rollback_target(project.name.clone(), to)
+                .await?
+                .ok_or_else(|| no_target(project, &rollback.to))?;
+            if !rollback.across_migration {
+                let migrations = history
+                    .migrations_since(project.name.clone(), target.number)
+                    .await?;
+                refuse_across(&target, &migrations)?;
+            }
+            go_back(host, history, project, asked, &target, None).await
+        }
         Request::Reconcile(reconcile) => reconciling::plan(host, history, project, asked, reconcile).await,
+        Request::AutoRollback(rollback) => plan_auto_rollback(host, history, project, asked, rollback).await,
     }
 }
 
@@ -227,30 +241,47 @@ fn describes(release: &Release, project: &Project, facts: &Facts, files_are_ours
     })
 }
 
-async fn plan_rollback<H: Host>(
+/// Plans the way back from a release that fell sick while it baked, for the services that it had changed and no other.
+async fn plan_auto_rollback<H: Host>(
     host: &H,
     history: &History,
     project: &Project,
     asked: &Asked<'_>,
-    rollback: &Rollback,
+    rollback: &AutoRollback,
 ) -> Result<Planned, NoPlan> {
-    let to = after_stuck::rollback_target(history, &project.name, &rollback.to).await?;
-    let Some(target) = history.rollback_target(project.name.clone(), to).await? else {
-        return Err(no_target(project, &rollback.to).into());
-    };
-    if !rollback.across_migration {
-        let migrations = history
-            .migrations_since(project.name.clone(), target.number)
+    let find = async |number| {
+        let target = RollbackTarget::Release(number);
+        let found = history
+            .rollback_target(project.name.clone(), target.clone())
             .await?;
-        refuse_across(&target, &migrations)?;
-    }
+        found.ok_or_else(|| NoPlan::from(no_target(project, &target)))
+    };
+    let (target, sick) = (find(rollback.to).await?, find(rollback.sick).await?);
+    let migrations = history
+        .migrations_since(project.name.clone(), target.number)
+        .await?;
+    refuse_across(&target, &migrations)?;
+    let changed = sick.images.iter().filter(|image| image.changed);
+    let changed: BTreeSet<ServiceName> = changed.map(|image| image.service.clone()).collect();
+    go_back(host, history, project, asked, &target, Some(&changed)).await
+}
+
+/// Plans the way to an earlier release; with `only`, for these services alone.
+async fn go_back<H: Host>(
+    host: &H,
+    history: &History,
+    project: &Project,
+    asked: &Asked<'_>,
+    target: &Release,
+    only: Option<&BTreeSet<ServiceName>>,
+) -> Result<Planned, NoPlan> {
     let live = history.live_release(project.name.clone()).await?;
     let left = match &live {
         Some(live) => reconciling::left(history, live).await?,
         None => None,
     };
     let facts = host.facts(project).await?;
-    let wanted = wanted_by_rollback(project, &target, &facts, asked.scope)?;
+    let wanted = wanted_by_rollback(project, target, &facts, asked.scope, only)?;
     let purpose = Purpose {
         project,
         kind: DeploymentKind::Rollback,
@@ -402,6 +433,7 @@ fn wanted_by_rollback(
     target: &Release,
     facts: &Facts,
     scope: &ServiceScope,
+    only: Option<&BTreeSet<ServiceName>>,
 ) -> Result<BTreeMap<ServiceName, Wanted>, Problem> {
     let of = |image: &ReleaseImage| {
         let wanted = Wanted {
@@ -423,6 +455,7 @@ fn wanted_by_rollback(
         .iter()
         .filter(managed)
         .filter(runs)
+        .filter(|image| only.is_none_or(|only| only.contains(&image.service)))
         .map(of)
         .collect();
     // By image alone: a service that runs the same in both releases is none of a rollback's business, however it is.

@@ -68,6 +68,7 @@ impl Case {
                 order: Order::OneByOne,
                 wait: std::time::Duration::ZERO,
                 settle: std::time::Duration::ZERO,
+                bake: std::time::Duration::ZERO,
                 keep: 10,
                 remove_images: true,
                 min_free_bytes: 1024 * MIB,

@@ -4,6 +4,8 @@
 //! even in a phase that changes nothing: after the backup was made it went on, and may have changed everything. What is
 //! known is only that it is not known, and that a person should look: stuck.
 
+use std::time::Duration;
+
 use deploy_proto::event::Happened;
 use deploy_proto::problem::{Code, Problem};
 use jiff::Timestamp;
@@ -24,7 +26,7 @@ pub fn end(deployment: &Deployment, backup: Timestamp, now: Timestamp) -> (Phase
         cause: problem.clone().into(),
         trouble: problem.into(),
     };
-    let outcome = outcome(&phase, deployment, None, Vec::new(), 0);
+    let outcome = outcome(&phase, deployment, None, Vec::new(), 0, Duration::ZERO);
     let ended = Ended {
         project: deployment.project.clone(),
         at: now,

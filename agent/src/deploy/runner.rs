@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::deadlines::{deadline, doing, may_be_broken_off, may_be_interrupted};
-use super::ending::{outcome, release_states};
+use super::ending::{outcome, release_states, settled};
 use super::facts;
 use super::feed::Feed;
 use super::phase::{Action, Failure, Phase, Seen};
@@ -40,6 +40,21 @@ pub enum Ran {
     Ended(Box<Outcome>),
     /// The agent is shutting down; the journal has the phase.
     Interrupted,
+}
+
+/// What is known when a deployment ends, besides its last phase.
+#[derive(Debug, Default)]
+struct Known {
+    /// What its services run, as seen on the Engine.
+    now: Vec<RunningService>,
+    /// What the containers of the release that runs were made from.
+    ran: Option<(ReleaseNumber, BTreeMap<ServiceName, facts::Ran>)>,
+    /// The events that are not journaled yet.
+    told: Vec<Happened>,
+    /// How long it was worked on.
+    worked: Duration,
+    /// How long the project's releases are watched afterwards.
+    bake: Duration,
 }
 
 /// Carries deployments out on one host.
@@ -99,15 +114,15 @@ impl<H: Host> Runner<H> {
                     self.host.running(project, &services),
                     self.ran(project, &deployment, &next)
                 );
+                let known = Known {
+                    now,
+                    ran,
+                    told,
+                    worked: before.saturating_add(begun.elapsed()),
+                    bake: project.bake,
+                };
                 return self
-                    .end(
-                        deployment,
-                        now,
-                        ran,
-                        next,
-                        told,
-                        before.saturating_add(begun.elapsed()),
-                    )
+                    .end(deployment, next, known)
                     .await
                     .map(Box::new)
                     .map(Ran::Ended);
@@ -152,8 +167,11 @@ impl<H: Host> Runner<H> {
             | Phase::Stuck { .. }) => ended,
         };
         let worked = self.worked_before(&deployment).await?;
-        self.end(deployment, Vec::new(), None, phase, Vec::new(), worked)
-            .await
+        let known = Known {
+            worked,
+            ..Known::default()
+        };
+        self.end(deployment, phase, known).await
     }
 
     /// Counts the attempt in the journal before anything is done, and tells watchers when it is not the first. Says how
@@ -400,7 +418,9 @@ impl<H: Host> Runner<H> {
         // A rollback and a reconciliation go to a release that has its files; only a push makes one.
         match deployment.request.kind() {
             DeploymentKind::Push => {}
-            DeploymentKind::Rollback | DeploymentKind::Reconcile => return Ok(()),
+            DeploymentKind::Rollback | DeploymentKind::Reconcile | DeploymentKind::AutoRollback => {
+                return Ok(());
+            }
         }
         if let Some(from) = plan.from
             && self.history.files(project.name.clone(), from).await?.is_empty()
@@ -458,15 +478,15 @@ impl<H: Host> Runner<H> {
         }
     }
 
-    async fn end(
-        &self,
-        deployment: Deployment,
-        now: Vec<RunningService>,
-        ran: Option<(ReleaseNumber, BTreeMap<ServiceName, facts::Ran>)>,
-        phase: Phase,
-        mut told: Vec<Happened>,
-        worked: Duration,
-    ) -> Result<Outcome, HistoryError> {
+    async fn end(&self, deployment: Deployment, phase: Phase, known: Known) -> Result<Outcome, HistoryError> {
+        let Known {
+            now,
+            ran,
+            mut told,
+            worked,
+            bake,
+        } = known;
+        let phase = settled(phase, &deployment);
         let project = deployment.project.clone();
         let at = (self.now)();
         let elapsed_ms = u64::try_from(worked.as_millis()).unwrap_or(u64::MAX);
@@ -475,7 +495,7 @@ impl<H: Host> Runner<H> {
             .live_release(project.clone())
             .await?
             .map(|release| release.number);
-        let outcome = outcome(&phase, &deployment, live, now, elapsed_ms);
+        let outcome = outcome(&phase, &deployment, live, now, elapsed_ms, bake);
         told.push(Happened::Ended {
             outcome: outcome.clone(),
         });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use deploy_proto::event::{Ending, Happened, Outcome};
 use deploy_proto::names::{DeploymentId, ReleaseNumber};
-use deploy_proto::problem::Code;
+use deploy_proto::problem::{Code, Problem};
 use deploy_proto::push::{Change, Push, Reconcile, Rollback, RollbackTarget, Source};
 use deploy_proto::release::ReleaseState;
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use super::feed::Feed;
 use super::phase::Action;
 use super::runner::{ATTEMPTS_MAX, Cancel, Ran, Runner};
 use crate::config::{Order, Pin, Project};
-use crate::history::{Deployment, History, Request};
+use crate::history::{AutoRollback, Deployment, History, Request};
 use crate::policy::ServiceScope;
 
 pub(super) fn project() -> Project {
@@ -30,6 +30,7 @@ pub(super) fn project() -> Project {
         order: Order::OneByOne,
         wait: Duration::from_secs(1),
         settle: Duration::ZERO,
+        bake: Duration::from_secs(60),
         keep: 10,
         remove_images: true,
         min_free_bytes: 0,
@@ -587,4 +588,110 @@ async fn a_reconciliation_keeps_the_release_and_ends_being_stuck() {
     );
     assert_eq!(bench.states().await, [(1, Replaced), (2, Live), (3, Failed)]);
     assert!(bench.history.stuck(project().name).await.unwrap().is_none());
+}
+
+/// The automatic rollback of the push with this id, which went from release 1 to 2.
+fn taken_back(id: u64, undoes: u64) -> Request {
+    Request::AutoRollback(AutoRollback {
+        id: DeploymentId::from_bits(id),
+        undoes: DeploymentId::from_bits(undoes),
+        sick: ReleaseNumber(2),
+        to: ReleaseNumber(1),
+        cause: Problem::new(Code::Unhealthy, "web: it exited with code 3").into(),
+        source: Source::default(),
+    })
+}
+
+#[tokio::test]
+async fn an_automatic_rollback_ends_rolled_back_with_the_cause_and_ends_the_bake() {
+    let bench = Bench::new();
+    let live = bench.run(push(1, "v2")).await;
+    assert_eq!((live.result, live.bake_ms), (Ending::Live, Some(60_000)));
+    let bakes = bench.history.bakes().await.unwrap();
+    assert_eq!(bakes[0].release, ReleaseNumber(2));
+
+    // Touches nothing, so the release bakes on.
+    bench.host.answer(Action::Pull, Answer::No);
+    bench.run(push(2, "v3")).await;
+    assert_eq!(bench.history.bakes().await.unwrap(), bakes);
+    bench.host.answer(Action::Pull, Answer::Yes);
+
+    let outcome = bench.run(taken_back(3, 1)).await;
+    assert_eq!(
+        (outcome.result, outcome.release, outcome.undone),
+        (Ending::RolledBack, Some(ReleaseNumber(1)), Some(ReleaseNumber(2)))
+    );
+    assert_eq!(outcome.problem.unwrap().detail, "web: it exited with code 3");
+    let states = bench.states().await;
+    assert_eq!(states[..2], [(1, ReleaseState::Live), (2, ReleaseState::Failed)]);
+    assert_eq!(bench.history.bakes().await.unwrap(), []);
+    let undone_by = bench.history.undone_by(DeploymentId::from_bits(1)).await.unwrap();
+    assert_eq!(undone_by, Some(DeploymentId::from_bits(3)));
+    assert!(bench.history.stuck(project().name).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_automatic_rollback_that_puts_nothing_back_is_stuck_even_when_it_touched_nothing() {
+    for (action, and_back) in [
+        (Action::Plan, Answer::Yes),
+        (Action::Pull, Answer::Yes),
+        (Action::Watch, Answer::Yes),
+        (Action::Watch, Answer::No),
+    ] {
+        let bench = Bench::new();
+        bench.run(push(1, "v2")).await;
+        bench.host.answer(action, Answer::No);
+        bench.host.answer(Action::WatchOld, and_back);
+        let outcome = bench.run(taken_back(2, 1)).await;
+        assert_eq!(
+            (outcome.result, outcome.release),
+            (Ending::Stuck, None),
+            "{action:?}"
+        );
+        assert_eq!(outcome.problem.unwrap().detail, "web: it exited with code 3");
+        let trouble = outcome.trouble.unwrap().detail;
+        assert!(trouble.contains(&format!("{action:?} said no")), "{trouble}");
+        assert_eq!(trouble.contains("WatchOld"), and_back == Answer::No, "{trouble}");
+        assert!(bench.history.stuck(project().name).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn across_a_migration_that_cannot_be_undone_nothing_is_taken_back() {
+    let bench = Bench::new();
+    bench.run(push(1, "v2")).await;
+    let marked = bench
+        .history
+        .mark_irreversible(project().name, ReleaseNumber(2))
+        .await;
+    marked.unwrap();
+    let before = bench.host.asked().len();
+    let outcome = bench.run(taken_back(2, 1)).await;
+    assert_eq!(outcome.result, Ending::Stuck);
+    assert_eq!(outcome.trouble.unwrap().code, Code::Irreversible);
+    assert_eq!(bench.host.asked().len(), before, "the host is asked for nothing");
+}
+
+#[tokio::test]
+async fn a_release_that_a_failed_push_was_rolled_back_to_bakes_on_in_new_containers() {
+    let bench = Bench::new();
+    bench.run(push(1, "v2")).await;
+    let known = [("api".parse().unwrap(), ["a".to_owned()].into())].into();
+    let id = DeploymentId::from_bits(1);
+    bench.history.bake_watches(id.clone(), known).await.unwrap();
+    bench.host.answer(Action::Watch, Answer::No);
+    assert_eq!(bench.run(push(2, "v3")).await.result, Ending::RolledBack);
+    let bakes = bench.history.bakes().await.unwrap();
+    assert_eq!((&bakes[0].deployment, &bakes[0].containers), (&id, &None));
+    // What goes live takes its place.
+    bench.host.answer(Action::Watch, Answer::Yes);
+    bench.run(push(3, "v4")).await;
+    let bakes = bench.history.bakes().await.unwrap();
+    assert_eq!(
+        bakes
+            .iter()
+            .map(|bake| bake.deployment.as_str())
+            .collect::<Vec<_>>(),
+        ["0000000000000003"]
+    );
 }

@@ -164,15 +164,20 @@ impl Judge {
     }
 }
 
-enum Condition {
+/// What one sample says, by itself.
+pub(super) enum Condition {
+    /// It is well.
     Well,
     /// A one-shot that did its work: nothing more can change.
     Done,
+    /// A check does not pass, or it does not run yet; in words.
     NotYet(String),
+    /// It is sick; in words.
     Sick(String),
 }
 
-fn condition(sample: &Sample) -> Condition {
+/// What one sample says, whatever came before.
+pub(super) fn condition(sample: &Sample) -> Condition {
     match &sample.state {
         ContainerState::Missing => Condition::NotYet("it has no container".to_owned()),
         ContainerState::Created => Condition::NotYet("its container is not started".to_owned()),

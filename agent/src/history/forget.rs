@@ -41,12 +41,13 @@ const BATCH: u32 = 50;
 const BATCHES_MAX: u32 = 40;
 
 /// The ended deployments of a project that nothing asks for, from the place in `:place` on, counted from the newest.
-/// What is under way stays, and so do the last push or rollback that went live (its plan knows the files as they were
+/// What is under way or bakes stays, and so do the last push or rollback that went live (its plan knows the files as they were
 /// left) and the last one that changed anything (it tells whether the project is stuck). Both as `last_live_plan` and
 /// `stuck` of the journal ask for them.
 const OLD_DEPLOYMENTS: &str = "
     project = :project AND ended_at IS NOT NULL
     AND ordinal <= (SELECT ordinal FROM deployment WHERE project = :project ORDER BY ordinal DESC LIMIT 1 OFFSET :place)
+    AND id NOT IN (SELECT deployment FROM bake)
     AND ordinal <> coalesce((SELECT max(ordinal) FROM deployment WHERE project = :project AND phase = :live
         AND json_type(request, '$.reconcile') IS NULL), -1)
     AND ordinal <> coalesce((SELECT max(ordinal) FROM deployment WHERE project = :project AND ended_at IS NOT NULL

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
-use super::{History, HistoryError, from_json, parsed, runs, sql, to_json};
-use crate::deploy::phase::{Course, Phase};
+use super::{History, HistoryError, bakes, from_json, parsed, runs, sql, to_json};
+use crate::deploy::phase::{Course, Failure, Phase};
 use crate::deploy::plan::Plan;
 use crate::policy::ServiceScope;
 
@@ -23,6 +23,25 @@ pub enum Request {
     Rollback(Rollback),
     /// The release that should run.
     Reconcile(Reconcile),
+    /// The release before one that fell sick while it baked; the agent itself asks for it.
+    AutoRollback(AutoRollback),
+}
+
+/// What the agent asks of itself when a release falls sick while it bakes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutoRollback {
+    /// Drawn by the agent.
+    pub id: DeploymentId,
+    /// The deployment whose release fell sick.
+    pub undoes: DeploymentId,
+    /// That release.
+    pub sick: ReleaseNumber,
+    /// The release before it.
+    pub to: ReleaseNumber,
+    /// What was seen.
+    pub cause: Failure,
+    /// Where the undone deployment came from.
+    pub source: Source,
 }
 
 impl Request {
@@ -32,6 +51,7 @@ impl Request {
             Self::Push(push) => &push.id,
             Self::Rollback(rollback) => &rollback.id,
             Self::Reconcile(reconcile) => &reconcile.id,
+            Self::AutoRollback(rollback) => &rollback.id,
         }
     }
 
@@ -41,6 +61,7 @@ impl Request {
             Self::Push(_) => DeploymentKind::Push,
             Self::Rollback(_) => DeploymentKind::Rollback,
             Self::Reconcile(_) => DeploymentKind::Reconcile,
+            Self::AutoRollback(_) => DeploymentKind::AutoRollback,
         }
     }
 
@@ -50,6 +71,8 @@ impl Request {
             Self::Push(push) => push.queue,
             Self::Rollback(rollback) => rollback.queue,
             Self::Reconcile(reconcile) => reconcile.queue,
+            // It begins only where nothing runs.
+            Self::AutoRollback(_) => false,
         }
     }
 
@@ -57,7 +80,7 @@ impl Request {
     pub fn version(&self) -> Option<&Version> {
         match self {
             Self::Push(push) => push.version.as_ref(),
-            Self::Rollback(_) | Self::Reconcile(_) => None,
+            Self::Rollback(_) | Self::Reconcile(_) | Self::AutoRollback(_) => None,
         }
     }
 
@@ -65,7 +88,7 @@ impl Request {
     pub fn sequence(&self) -> Option<&Sequence> {
         match self {
             Self::Push(push) => push.sequence.as_ref(),
-            Self::Rollback(_) | Self::Reconcile(_) => None,
+            Self::Rollback(_) | Self::Reconcile(_) | Self::AutoRollback(_) => None,
         }
     }
 
@@ -75,6 +98,15 @@ impl Request {
             Self::Push(push) => &push.source,
             Self::Rollback(rollback) => &rollback.source,
             Self::Reconcile(reconcile) => &reconcile.source,
+            Self::AutoRollback(rollback) => &rollback.source,
+        }
+    }
+
+    /// What the agent asked of itself, when it did.
+    pub fn auto_rollback(&self) -> Option<&AutoRollback> {
+        match self {
+            Self::AutoRollback(rollback) => Some(rollback),
+            Self::Push(_) | Self::Rollback(_) | Self::Reconcile(_) => None,
         }
     }
 }
@@ -153,6 +185,11 @@ impl Deployment {
             id: self.id().clone(),
             project: self.project.clone(),
             kind: self.request.kind(),
+            undoes: self
+                .request
+                .auto_rollback()
+                .map(|rollback| rollback.undoes.clone()),
+            undone_by: None,
             key: self.key.clone(),
             source: self.request.source().clone(),
             from: self.from,
@@ -200,6 +237,9 @@ impl History {
                 )
                 .map_err(sql("record a deployment"))?;
             runs::remember(&transaction, &deployment)?;
+            if deployment.request.auto_rollback().is_some() {
+                bakes::end(&transaction, &deployment.project)?;
+            }
             let events = append(&transaction, deployment.id(), deployment.accepted_at, events)?;
             transaction.commit().map_err(sql("commit a deployment"))?;
             Ok(events)

@@ -5,6 +5,7 @@
 //! process ([`crate::fatal`]).
 
 pub mod backup;
+mod bakes;
 mod forget;
 mod journal;
 mod nonces;
@@ -22,7 +23,8 @@ use deploy_proto::problem::{Code, Problem};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::Semaphore;
 
-pub use journal::{Deployment, Request};
+pub use bakes::{Bake, Containers};
+pub use journal::{AutoRollback, Deployment, Request};
 pub use nonces::{Nonce, NonceUse};
 use patience::Patience;
 pub use releases::{Ended, Release, ReleaseImage};

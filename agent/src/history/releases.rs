@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::journal::{append, to_json_sql};
-use super::{History, HistoryError, from_json, parsed, sql, to_json};
+use super::{History, HistoryError, bakes, from_json, parsed, sql, to_json};
 use std::collections::BTreeMap;
 
 use crate::deploy::facts::{Ran, SourceFile};
@@ -337,6 +337,7 @@ impl History {
                     )
                     .map_err(sql("record a release's state"))?;
             }
+            bakes::follow(&transaction, &id, &phase, &ended)?;
             if let Some((number, ran)) = ended.ran {
                 record_ran(&transaction, &ended.project, number, ran)?;
             }

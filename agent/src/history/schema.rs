@@ -100,6 +100,16 @@ const MIGRATIONS: &[&str] = &[
     -- When this database was restored from a backup, in Unix seconds: nonces of before are unknown.
     CREATE TABLE restored (at INTEGER NOT NULL) STRICT;
 ",
+    "
+    -- The release of a project that is live and still watched, with the containers that it runs once they are known.
+    CREATE TABLE bake (
+        project TEXT NOT NULL PRIMARY KEY,
+        deployment TEXT NOT NULL REFERENCES deployment (id),
+        release INTEGER NOT NULL,
+        started_at TEXT NOT NULL,
+        containers TEXT
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// The newest format that this agent knows.

@@ -5,6 +5,7 @@
 //! its own file: `survey` (facts and edits), `preflight` (the host around), `pull`, `change` (edit and restore), `restart` (forward and back), `look`
 //! (watch, status, logs).
 
+mod bake;
 mod change;
 pub mod compose;
 pub mod engine;

@@ -1,5 +1,4 @@
-//! Looking by itself, now and then, at what nobody asks about. Looks and tells the metrics; never acts on the host.
+//! Watching while nothing is deployed. These tasks look and report; what is to be done they ask the queue for.
 
-mod drift;
-
-pub use drift::run;
+pub mod bake;
+pub mod drift;

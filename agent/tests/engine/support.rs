@@ -107,6 +107,7 @@ impl Fixture {
                 order: Order::Together,
                 wait: Duration::from_secs(60),
                 settle: Duration::ZERO,
+                bake: Duration::ZERO,
                 keep: 1,
                 remove_images: true,
                 min_free_bytes: 0,

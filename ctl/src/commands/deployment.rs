@@ -119,7 +119,7 @@ fn announce<B>(session: &Session, target: &Target, order: &Order<'_, B>, project
     };
     let sign = match order.kind {
         DeploymentKind::Push => "->",
-        DeploymentKind::Rollback | DeploymentKind::Reconcile => "<-",
+        DeploymentKind::Rollback | DeploymentKind::Reconcile | DeploymentKind::AutoRollback => "<-",
     };
     let id = paint.dim(&format!("id {}", order.id));
     session

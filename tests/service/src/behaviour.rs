@@ -25,6 +25,8 @@ pub(crate) enum Mode {
     Hang,
     /// Well, and counts its starts in a file in `DATA_DIR`.
     Database,
+    /// Well, until it is told otherwise: `/become/sick`, `/become/well`, `/become/sick-once`, `/become/dead`.
+    Moody,
 }
 
 impl Mode {
@@ -42,6 +44,7 @@ impl Mode {
             "deaf" => Ok(Self::Deaf),
             "hang" => Ok(Self::Hang),
             "database" => Ok(Self::Database),
+            "moody" => Ok(Self::Moody),
             other => Err(format!("MODE={other} is not a mode of this service")),
         }
     }
@@ -58,13 +61,14 @@ impl Mode {
             Self::Deaf => "deaf",
             Self::Hang => "hang",
             Self::Database => "database",
+            Self::Moody => "moody",
         }
     }
 
     /// What `/health` says this long after the start.
     pub(crate) fn health(self, since_start: Duration) -> Health {
         match self {
-            Self::Good | Self::CrashLater(_) | Self::Deaf | Self::Database => Health::Well,
+            Self::Good | Self::CrashLater(_) | Self::Deaf | Self::Database | Self::Moody => Health::Well,
             Self::Sick | Self::Crash | Self::Oneshot => Health::Sick,
             Self::SlowStart(warm_up) if since_start < warm_up => Health::Starting,
             Self::SlowStart(_) => Health::Well,
@@ -144,6 +148,7 @@ mod tests {
             "deaf",
             "hang",
             "database",
+            "moody",
         ] {
             assert_eq!(Mode::parse(name, None).unwrap().name(), name);
         }

@@ -110,7 +110,8 @@ fn serve() -> Result<ExitCode, String> {
         | Mode::Flapping(_)
         | Mode::Deaf
         | Mode::Hang
-        | Mode::Database => None,
+        | Mode::Database
+        | Mode::Moody => None,
     };
     let boots = if mode == Mode::Database {
         Some(count_boot(Path::new(&behaviour.data_dir))?)
@@ -121,6 +122,7 @@ fn serve() -> Result<ExitCode, String> {
         behaviour,
         started,
         boots,
+        moods: server::Moods::default(),
     })?;
     log::info(&format!("listening on 0.0.0.0:{port}"));
     if mode == Mode::Sick {

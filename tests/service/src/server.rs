@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::behaviour::{Behaviour, Health};
+use crate::behaviour::{Behaviour, Health, Mode};
 use crate::log;
 
 /// What a deployed schema change that was forgotten looks like in the logs of a real service.
@@ -24,7 +25,20 @@ pub(crate) struct Server {
     pub(crate) started: Instant,
     /// How often this service started on its volume; only a database counts.
     pub(crate) boots: Option<usize>,
+    /// What it was told to be.
+    pub(crate) moods: Moods,
 }
+
+/// How a moody service feels.
+#[derive(Default)]
+pub(crate) struct Moods {
+    is_sick: AtomicBool,
+    /// The next check alone finds it sick.
+    is_sick_once: AtomicBool,
+}
+
+/// What a service that is told to die exits with.
+const CRASHED: i32 = 3;
 
 /// Answers for ever, in the background.
 pub(crate) fn serve(server: Server) -> Result<(), String> {
@@ -77,6 +91,7 @@ impl Server {
         let (status, body) = match path {
             "/health" => self.health()?,
             "/" => self.identity()?,
+            _ if self.behaviour.mode == Mode::Moody && path.starts_with("/become/") => self.become_what(path),
             _ => ("404 Not Found", "{\"error\":\"not found\"}\n".to_owned()),
         };
         log::info(&format!(
@@ -88,8 +103,41 @@ impl Server {
         Some((status, body))
     }
 
+    #[allow(
+        clippy::exit,
+        reason = "a process that is told to die dies at once, as one that crashes does"
+    )]
+    fn become_what(&self, path: &str) -> (&'static str, String) {
+        let Moods {
+            is_sick,
+            is_sick_once,
+        } = &self.moods;
+        match path {
+            "/become/sick" => is_sick.store(true, Ordering::SeqCst),
+            "/become/well" => is_sick.store(false, Ordering::SeqCst),
+            "/become/sick-once" => is_sick_once.store(true, Ordering::SeqCst),
+            "/become/dead" => {
+                log::error("FATAL giving up");
+                // Told over HTTP: the caller gets no answer, as from any service that dies.
+                std::process::exit(CRASHED);
+            }
+            _ => return ("404 Not Found", "{\"error\":\"not a mood\"}\n".to_owned()),
+        }
+        ("200 OK", "{}\n".to_owned())
+    }
+
     fn health(&self) -> Option<(&'static str, String)> {
-        match self.behaviour.mode.health(self.started.elapsed()) {
+        let Moods {
+            is_sick,
+            is_sick_once,
+        } = &self.moods;
+        let is_moody_sick = is_sick.load(Ordering::SeqCst) || is_sick_once.swap(false, Ordering::SeqCst);
+        let health = if is_moody_sick {
+            Health::Sick
+        } else {
+            self.behaviour.mode.health(self.started.elapsed())
+        };
+        match health {
             Health::Well => Some(("200 OK", "{\"status\":\"ok\"}\n".to_owned())),
             Health::Starting => Some((
                 "503 Service Unavailable",

@@ -47,6 +47,8 @@ fn outcome(result: Ending) -> Outcome {
         log_lines: Vec::new(),
         now: Vec::new(),
         elapsed_ms: 1,
+        bake_ms: None,
+        undone: None,
     }
 }
 

@@ -35,6 +35,13 @@ pub enum EventKind {
     },
     /// The kernel killed a process in it for want of memory.
     OutOfMemory,
+    /// Somebody had a signal sent to it.
+    Signalled {
+        /// The signal's number, where the Engine told it.
+        signal: Option<i64>,
+    },
+    /// It was stopped because somebody asked for that; told after its end.
+    Stopped,
     /// The verdict of its healthcheck changed.
     Health {
         /// `healthy`, `unhealthy`, `starting`.
@@ -59,7 +66,9 @@ impl Engine {
             ("label", vec![format!("{PROJECT_LABEL}={project}")]),
             (
                 "event",
-                ["start", "die", "oom", "health_status"].map(str::to_owned).into(),
+                ["start", "die", "oom", "kill", "stop", "health_status"]
+                    .map(str::to_owned)
+                    .into(),
             ),
         ]);
         let options = EventsOptionsBuilder::new()
@@ -90,6 +99,10 @@ fn read(message: EventMessage) -> Option<ContainerEvent> {
     let kind = match action.split_once(':') {
         None if action == "start" => EventKind::Started,
         None if action == "oom" => EventKind::OutOfMemory,
+        None if action == "stop" => EventKind::Stopped,
+        None if action == "kill" => EventKind::Signalled {
+            signal: attributes.get("signal").and_then(|signal| signal.parse().ok()),
+        },
         None if action == "die" => EventKind::Died {
             exit_code: attributes.get("exitCode").and_then(|code| code.parse().ok()),
         },
@@ -114,12 +127,14 @@ mod tests {
         let of = |action: &str| {
             let json = format!(
                 r#"{{"Type": "container", "Action": "{action}", "time": 1, "Actor": {{"ID": "8d0f",
-                    "Attributes": {{"exitCode": "3", "com.docker.compose.service": "api"}}}}}}"#
+                    "Attributes": {{"exitCode": "3", "signal": "15", "com.docker.compose.service": "api"}}}}}}"#
             );
             read(serde_json::from_str(&json).unwrap()).map(|event| event.kind)
         };
         assert_eq!(of("die"), Some(EventKind::Died { exit_code: Some(3) }));
         assert_eq!(of("oom"), Some(EventKind::OutOfMemory));
+        assert_eq!(of("kill"), Some(EventKind::Signalled { signal: Some(15) }));
+        assert_eq!(of("stop"), Some(EventKind::Stopped));
         assert_eq!(
             of("health_status: unhealthy"),
             Some(EventKind::Health {

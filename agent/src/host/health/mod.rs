@@ -1,6 +1,7 @@
 //! Whether services are well: what the Engine says of their containers, their own healthchecks run by us, and probes
 //! from outside. It looks and reports; the verdict is `deploy::verdict`'s, and nothing is started or stopped here.
 
+mod bake;
 mod container;
 mod http;
 mod probe;
@@ -16,6 +17,7 @@ use deploy_proto::names::ServiceName;
 use deploy_proto::problem::{Code, Problem};
 use jiff::Timestamp;
 
+pub use bake::{BakeEnd, BakeTerms};
 pub use snapshot::{Checks, ServiceSnapshot};
 
 use super::engine::{self, Engine};

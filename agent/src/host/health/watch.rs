@@ -158,6 +158,8 @@ impl Wake {
             }
             EventKind::OutOfMemory => self.died.notify_one(),
             EventKind::Started | EventKind::Health { .. } => {}
+            // What follows from it is told too.
+            EventKind::Signalled { .. } | EventKind::Stopped => return,
         }
         self.changed.notify_one();
     }

@@ -109,13 +109,22 @@ fn good(report: &Report, paint: Paint) -> Vec<String> {
     }
     facts.retain(|fact| !fact.is_empty());
     let again = match report.kind {
-        Some(DeploymentKind::Rollback | DeploymentKind::Reconcile) => " again",
+        Some(DeploymentKind::Rollback | DeploymentKind::Reconcile | DeploymentKind::AutoRollback) => " again",
         Some(DeploymentKind::Push) | None => "",
     };
     let mut lines = vec![format!(
         "{mark} {subject} runs on {place}{again}: {}",
         facts.join(", ")
     )];
+    let bake = report
+        .hosts
+        .iter()
+        .filter_map(|host| host.outcome()?.bake_ms)
+        .max();
+    lines.extend(bake.map(|bake| {
+        let time = took(Duration::from_millis(bake));
+        format!("  Watched for {time} more: it goes back by itself if it falls sick")
+    }));
     let has_before = |host: &HostReport| host.plan.as_ref().is_some_and(|plan| plan.from.is_some());
     if report.kind == Some(DeploymentKind::Push) && report.hosts.iter().all(has_before) {
         lines.push(format!("  Undo: deployctl rollback{}", report.arguments));
@@ -196,10 +205,19 @@ fn headline(report: &Report, host: &HostReport) -> String {
             Ending::RolledBack if outcome.is_cancelled() => {
                 format!("{subject} was cancelled on {name} and rolled back")
             }
-            Ending::RolledBack => format!("{subject} failed on {name} and was rolled back"),
+            Ending::RolledBack => match outcome.undone {
+                None => format!("{subject} failed on {name} and was rolled back"),
+                Some(sick) => {
+                    format!("release {sick} fell sick on {name} after it had gone live: {subject} runs again")
+                }
+            },
             Ending::Refused => format!("{subject} was refused on {name}: nothing was changed there"),
             Ending::Stuck => {
-                format!("{subject} failed on {name} and could NOT be rolled back: a person is needed")
+                let what = match outcome.undone {
+                    None => format!("{subject} failed on {name}"),
+                    Some(sick) => format!("release {sick} fell sick on {name} after it had gone live"),
+                };
+                format!("{what} and could NOT be rolled back: a person is needed")
             }
             Ending::Live | Ending::Unchanged => format!("{subject} runs on {name}"),
         },
@@ -296,7 +314,8 @@ fn next(report: &Report, host: &HostReport) -> Option<String> {
                 .into_iter()
                 .flatten()
                 .find_map(|problem| problem.hint.as_deref());
-            let failed = host.plan.as_ref().and_then(|plan| plan.to);
+            let planned = host.plan.as_ref().and_then(|plan| plan.to);
+            let failed = outcome.undone.or(planned);
             match (outcome.result, hint, &outcome.sick_service, failed) {
                 (_, Some(hint), _, _) => Some(clean(hint)),
                 (Ending::RolledBack | Ending::Stuck, None, Some(service), Some(release)) => {

@@ -81,6 +81,8 @@ pub(crate) fn live() -> Outcome {
             state: None,
         }],
         elapsed_ms: 22_700,
+        bake_ms: None,
+        undone: None,
     }
 }
 

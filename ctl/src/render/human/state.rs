@@ -29,6 +29,14 @@ pub(crate) fn status(status: &ProjectStatus, host: &str, now: Timestamp, paint: 
             paint.warn("…")
         ));
     }
+    if let Some(baking) = &status.baking {
+        lines.push(format!(
+            "  {} release {} is watched for {} more, and goes back by itself if it falls sick",
+            paint.dim("…"),
+            baking.release,
+            took(Duration::from_millis(baking.left_ms))
+        ));
+    }
     let last = status
         .last
         .as_ref()
@@ -210,9 +218,9 @@ fn deployment_row(deployment: &DeploymentView, now: Timestamp) -> Vec<String> {
         DeploymentKind::Push => "push",
         DeploymentKind::Rollback => "rollback",
         DeploymentKind::Reconcile => "reconcile",
+        DeploymentKind::AutoRollback => "automatic rollback",
     };
     let outcome = deployment.outcome.as_ref();
-    let problem = outcome.and_then(|outcome| outcome.problem.as_ref());
     vec![
         deployment.id.to_string(),
         format!("{kind} {} -> {}", arrow(deployment.from), arrow(deployment.to)),
@@ -224,8 +232,24 @@ fn deployment_row(deployment: &DeploymentView, now: Timestamp) -> Vec<String> {
             .map(|outcome| took(Duration::from_millis(outcome.elapsed_ms)))
             .unwrap_or_default(),
         deployment.key.to_string(),
-        problem.map(|problem| clean(&problem.detail)).unwrap_or_default(),
+        why(deployment),
     ]
+}
+
+/// Why it ended as it did, and what became of it since.
+fn why(deployment: &DeploymentView) -> String {
+    let outcome = deployment.outcome.as_ref();
+    let problem = outcome.and_then(|outcome| outcome.problem.as_ref());
+    let parts = [
+        problem.map(|problem| clean(&problem.detail)),
+        deployment.undoes.as_ref().map(|id| format!("undoes {id}")),
+        deployment
+            .undone_by
+            .as_ref()
+            .map(|id| format!("undone later by {id}")),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    parts.join("; ")
 }
 
 fn ending(ending: Ending) -> &'static str {
@@ -311,9 +335,9 @@ fn table(rows: &[Vec<String>], paint: Paint) -> Vec<String> {
 mod tests {
     use deploy_proto::event::PhaseName;
     use deploy_proto::names::{DeploymentId, ReleaseNumber};
-    use deploy_proto::release::{MissingImage, ReleasedService};
+    use deploy_proto::release::{Baking, MissingImage, ReleasedService};
 
-    use super::super::samples::{DIGEST, rolled_back};
+    use super::super::samples::{DIGEST, live, rolled_back};
     use super::*;
 
     const PLAIN: Paint = Paint { on: false };
@@ -348,6 +372,8 @@ mod tests {
             id: DeploymentId::from_bits(0xabc),
             project: "shop".parse().unwrap(),
             kind: DeploymentKind::Push,
+            undoes: None,
+            undone_by: None,
             key: "github-shop".parse().unwrap(),
             source: Source::default(),
             from: Some(ReleaseNumber(41)),
@@ -385,6 +411,11 @@ mod tests {
                 ],
                 running: None,
                 last: Some(failed()),
+                baking: Some(Baking {
+                    release: ReleaseNumber(41),
+                    deployment: DeploymentId::from_bits(0xabb),
+                    left_ms: 480_000,
+                }),
                 attention: vec!["docker-compose.yml was edited by hand".into()],
                 missing: vec![missing(&["web", "api"], &format!("@{DIGEST}"))],
                 drift: vec![
@@ -410,6 +441,7 @@ mod tests {
   SERVICE  IMAGE        DIGEST        HEALTH
   web      acme/web:v1  4b1c07aeb1a4  healthy for 3 days
   db       acme/db:v1   4b1c07aeb1a4  UNHEALTHY: exited (3)  (not deployed from here)
+  … release 41 is watched for 8m more, and goes back by itself if it falls sick
   ! last deployment 0000000000000abc rolled back: web: GET http://127.0.0.1:8080/health gave 500, 12 times in 60s
   ! docker-compose.yml was edited by hand
   ! drift: web has no container, the release runs v1.4.1: deployctl reconcile
@@ -482,6 +514,39 @@ mod tests {
             missing_line(&missing(&["web"], "")),
             "release 40 (v1.4.0): the image of web is not on this host any more, and no registry ever had it: it cannot be rolled back to"
         );
+    }
+
+    #[test]
+    fn history_tells_of_a_push_that_was_taken_back_and_of_what_took_it() {
+        let push = DeploymentView {
+            undone_by: Some(DeploymentId::from_bits(0xabd)),
+            outcome: Some(live()),
+            ..failed()
+        };
+        let back = DeploymentView {
+            id: DeploymentId::from_bits(0xabd),
+            kind: DeploymentKind::AutoRollback,
+            undoes: Some(push.id.clone()),
+            from: push.to,
+            to: push.from,
+            ..failed()
+        };
+        let history_view = History {
+            project: "shop".parse().unwrap(),
+            deployments: vec![back, push],
+            releases: vec![],
+            missing: vec![],
+        };
+        let shown = history(&history_view, "web-1", now(), PLAIN).join("\n");
+        assert!(
+            shown.contains("automatic rollback 42 -> 41  rolled back"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("12 times in 60s; undoes 0000000000000abc"),
+            "{shown}"
+        );
+        assert!(shown.contains("undone later by 0000000000000abd"), "{shown}");
     }
 
     #[test]
