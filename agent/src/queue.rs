@@ -306,7 +306,12 @@ impl<H: Host> Queue<H> {
                 }
                 Ok(Ran::Interrupted) => return self.leave(&project).await,
                 Err(error) => {
-                    self.give_up(error);
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the journal cannot be written"
+                    );
+                    // A full channel means that the agent is stopping for this very reason already.
+                    drop(self.fatal.try_send(error));
                     return self.leave(&project).await;
                 }
             }
@@ -321,16 +326,6 @@ impl<H: Host> Queue<H> {
             drop(slots);
             self.turns.send_replace(());
         }
-    }
-
-    /// Stops the agent: it must not act unrecorded.
-    pub fn give_up(&self, error: HistoryError) {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "the journal cannot be written"
-        );
-        // A full channel means that the agent is stopping for this very reason already.
-        drop(self.fatal.try_send(error));
     }
 
     /// Gives the project up while the agent stops: whatever waits stands in the journal.

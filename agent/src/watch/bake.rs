@@ -4,7 +4,9 @@
 //! every change anew. A watch decides nothing but how its release is.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use deploy_proto::names::{DeploymentId, ProjectName, ReleaseNumber};
 use deploy_proto::release::Baking;
@@ -20,6 +22,10 @@ use crate::deploy::phase::Failure;
 use crate::history::{AutoRollback, Bake, Deployment, HistoryError, Request};
 use crate::host::health::{BakeEnd, BakeTerms};
 use crate::systemd::Heart;
+
+/// The pause before a database that was locked or full is asked again. Nothing is lost meanwhile: a release whose
+/// sickness could not be recorded bakes still, and is found sick again.
+const DATABASE_PAUSE: Duration = Duration::from_secs(5);
 
 /// The releases that are watched just now, for those who ask.
 #[derive(Debug, Default)]
@@ -65,9 +71,18 @@ pub async fn run(app: Arc<App>, heart: Heart) {
         tasks: JoinSet::new(),
         running: BTreeMap::new(),
     };
-    tokio::select! {
-        Err(error) = oven.work() => app.queue.give_up(error),
-        _ = shutdown.wait_for(|stop| *stop) => {}
+    loop {
+        tokio::select! {
+            Err(error) = oven.work() => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the database cannot be used; what bakes is looked at again soon"
+            ),
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(DATABASE_PAUSE) => {}
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        }
     }
 }
 
@@ -93,7 +108,7 @@ enum Ended {
 }
 
 impl Oven {
-    async fn work(&mut self) -> Result<(), HistoryError> {
+    async fn work(&mut self) -> Result<Infallible, HistoryError> {
         let mut turns: watch::Receiver<()> = self.app.queue.turns();
         let mut pulse = self.heart.register("bakes");
         loop {
