@@ -138,7 +138,8 @@ pub fn replace(staged: &Path, database: &Path, now: Timestamp) -> Result<Option<
 }
 
 impl History {
-    /// Remembers that this database was restored from a backup at this time: what was signed before is not let in.
+    /// Remembers that this database was restored from a backup at this time: what was signed before is not let in. What
+    /// baked then is not taken back: other releases came after it.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -149,6 +150,7 @@ impl History {
                 .map_err(sql("begin to record a restore"))?;
             transaction
                 .execute("DELETE FROM restored", [])
+                .and_then(|_| transaction.execute("DELETE FROM bake", []))
                 .and_then(|_| transaction.execute("INSERT INTO restored (at) VALUES (?1)", [at.as_second()]))
                 .map_err(sql("record a restore"))?;
             transaction.commit().map_err(sql("commit a restore"))
