@@ -37,6 +37,7 @@ const PURE: &[&str] = &[
     "deploy/drift.rs",
     "deploy/hooks.rs",
     "deploy/ending.rs",
+    "deploy/retention.rs",
     "policy.rs",
     "host/compose/image_line.rs",
     "host/compose/edit.rs",
