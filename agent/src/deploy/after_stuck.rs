@@ -7,7 +7,7 @@ use deploy_proto::release::DeploymentKind;
 
 use super::difference::edited_files;
 use super::facts::SourceFile;
-use crate::history::{History, HistoryError};
+use crate::history::{History, HistoryError, Release};
 
 /// Whether the project is stuck and its files are as that deployment left them: nobody edited them by hand.
 ///
@@ -47,4 +47,21 @@ pub(super) async fn rollback_target(
         (true, Some(_)) => RollbackTarget::Back(steps - 1),
         (true, None) | (false, _) => asked.clone(),
     })
+}
+
+/// The migration that cannot be undone and that the project is stuck in, if it is: nothing goes back before it by itself.
+///
+/// # Errors
+/// The history cannot be read.
+pub(super) async fn migration(
+    history: &History,
+    project: &ProjectName,
+    target: &Release,
+) -> Result<Vec<Release>, HistoryError> {
+    let Some(stuck) = history.stuck(project.clone()).await? else {
+        return Ok(Vec::new());
+    };
+    let mut migrations = history.migrations_since(project.clone(), target.number).await?;
+    migrations.retain(|release| Some(release.number) == stuck.to);
+    Ok(migrations)
 }

@@ -473,7 +473,7 @@ fn wanted_by_rollback(
 }
 
 /// Refuses to go back before a migration that cannot be undone.
-fn refuse_across(target: &Release, migrations: &[Release]) -> Result<(), Problem> {
+pub(super) fn refuse_across(target: &Release, migrations: &[Release]) -> Result<(), Problem> {
     let Some(first) = migrations.first() else {
         return Ok(());
     };

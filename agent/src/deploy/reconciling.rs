@@ -7,11 +7,12 @@ use deploy_proto::problem::{Code, Problem};
 use deploy_proto::push::Reconcile;
 use deploy_proto::release::{DeploymentKind, Drift};
 
+use super::after_stuck;
 use super::difference::edited_files;
 use super::drift::{self, Left};
 use super::facts::{Facts, SourceFile};
 use super::plan::{self, Due, Edits, FileEdit, Plan, Purpose, Wanted};
-use super::planning::{Asked, Draft, NoPlan, Planned, assemble, checked};
+use super::planning::{Asked, Draft, NoPlan, Planned, assemble, checked, refuse_across};
 use super::port::Host;
 use crate::config::Project;
 use crate::history::{History, HistoryError, Release};
@@ -27,6 +28,10 @@ pub(super) async fn plan<H: Host>(
     let Some(live) = history.live_release(project.name.clone()).await? else {
         return Err(no_release(project).into());
     };
+    refuse_across(
+        &live,
+        &after_stuck::migration(history, &project.name, &live).await?,
+    )?;
     let left = left(history, &live).await?;
     let is_stuck = history.stuck(project.name.clone()).await?.is_some();
     let facts = host.facts(project).await?;

@@ -8,7 +8,6 @@ use deploy_proto::event::Happened;
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::{ProjectName, ServiceName};
 use deploy_proto::problem::Problem;
-use jiff::Timestamp;
 
 use super::engine::{Container, EngineHealth};
 use super::health::Older;
@@ -82,6 +81,7 @@ impl DockerHost {
         self.clean_up_interrupted(project).await?;
         let containers = self.containers(project).await?;
         let unfinished = self.unfinished(project, plan);
+        let before = containers_before(plan);
         let (mut stay, mut back, mut away) = (Vec::new(), Vec::new(), Vec::new());
         for service in &plan.services {
             let name = service.service.clone();
@@ -94,7 +94,7 @@ impl DockerHost {
             match runs {
                 // `up --no-deps` would make a container anew that a person's plain `up` made: Compose counts what it
                 // depends on as a part of its configuration.
-                true if is_older(&containers, &name, plan.made_at) => {}
+                true if was_there(&containers, &name, before.as_ref()) => {}
                 true => stay.push(name),
                 false => back.push(name),
             }
@@ -351,12 +351,14 @@ fn runs_as_before(containers: &[Container], service: &ServiceName, image_id: &st
     mine.peek().is_some() && mine.all(|container| runs_well(container) && container.image_id == image_id)
 }
 
-/// Whether a service's containers are from before the deployment.
-fn is_older(containers: &[Container], service: &ServiceName, made_at: Timestamp) -> bool {
-    containers
-        .iter()
-        .filter(|container| &container.service == service)
-        .all(|container| container.created_at < made_at)
+/// Whether all containers of a service were there before the deployment.
+fn was_there(containers: &[Container], service: &ServiceName, before: Option<&HashSet<&str>>) -> bool {
+    before.is_some_and(|before| {
+        let mut mine = containers
+            .iter()
+            .filter(|container| &container.service == service);
+        mine.all(|container| before.contains(container.id.as_str()))
+    })
 }
 
 fn runs_well(container: &Container) -> bool {
