@@ -28,12 +28,11 @@ pub(super) fn planned(project: &Project, kind: DeploymentKind, services: &[Servi
 
 fn is_for(kind: DeploymentKind, moment: HookMoment) -> bool {
     match (kind, moment) {
+        // The way back that nobody asked for runs no command.
+        (DeploymentKind::AutoRollback, _) => false,
         (_, HookMoment::BeforeEverything | HookMoment::AfterLive)
         | (DeploymentKind::Push, HookMoment::BeforeRestart { .. }) => true,
-        (
-            DeploymentKind::Rollback | DeploymentKind::Reconcile | DeploymentKind::AutoRollback,
-            HookMoment::BeforeRestart { .. },
-        ) => false,
+        (DeploymentKind::Rollback | DeploymentKind::Reconcile, HookMoment::BeforeRestart { .. }) => false,
     }
 }
 
