@@ -300,25 +300,3 @@ impl Struck {
         Ok(())
     }
 }
-
-/// Strikes with every fault in every phase, and tells each case as it ends; returns how many did not survive.
-///
-/// # Errors
-/// The project cannot be started.
-pub fn matrix(engine: &Engine, mut tell: impl FnMut(PhaseName, Fault, &Result<Survived>)) -> Result<usize> {
-    let mut struck = Struck::start(engine)?;
-    let mut violations = 0;
-    for phase in PHASES {
-        for fault in Fault::ALL {
-            let survived = struck.survives(phase, fault);
-            tell(phase, fault, &survived);
-            if survived.is_err() {
-                violations += 1;
-                // Whatever was left must not count against the next case.
-                drop(struck);
-                struck = Struck::start(engine)?;
-            }
-        }
-    }
-    Ok(violations)
-}

@@ -1,5 +1,5 @@
 //! The Docker Engine is stopped, restarted, killed, hung or hidden while a deployment is under way: after its return the
-//! deployment ends by itself, and what it says is what runs. The whole matrix is `deploy_tests::faults::matrix`.
+//! deployment ends by itself, and what it says is what runs. The whole matrix is a group of `make torture`.
 
 use anyhow::{Result, ensure};
 use deploy_proto::event::{Ending, Happened, PhaseName};

@@ -2,9 +2,10 @@
 //! says whether a promise was broken.
 //!
 //! A [`Group`] is a kind of cases; [`GROUPS`] lists them all, and `make torture` tries them. [`stage`] is what is broken (a
-//! project of two services and an agent), [`judge`] holds the promises; [`kill`], [`fault`] and [`disk`] are the ways.
+//! project of two services and an agent), [`judge`] holds the promises; [`kill`], [`fault`], [`disk`] and [`engine`] are the ways.
 
 pub mod disk;
+pub mod engine;
 pub mod fault;
 pub mod judge;
 pub mod kill;
@@ -46,6 +47,7 @@ pub const GROUPS: &[Group] = &[
     fault::FOR_EVER,
     disk::STATE,
     disk::PROJECT,
+    engine::ENGINE,
 ];
 
 /// How a run goes.
@@ -71,7 +73,7 @@ impl Options {
     }
 
     /// The cases of a group that are tried.
-    fn drawn(&self, mut cases: Vec<Case>, random: &mut Random) -> VecDeque<Case> {
+    fn drawn<T>(&self, mut cases: Vec<T>, random: &mut Random) -> VecDeque<T> {
         let Some(sample) = self.sample else {
             return cases.into();
         };
