@@ -12,6 +12,8 @@ use anyhow::{Context, Result};
 
 /// The longest head of a request or an answer.
 const HEAD_MAX_BYTES: usize = 64 * 1024;
+/// What a TLS connection begins with.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// A blob of this size is a layer.
 const LAYER_MIN_BYTES: u64 = 32 * 1024;
 /// How often one who stands still looks whether he may go on.
@@ -289,6 +291,8 @@ fn read_head(stream: &mut TcpStream) -> Result<(String, Vec<u8>)> {
         let count = stream.read(&mut piece)?;
         anyhow::ensure!(count > 0 && read.len() < HEAD_MAX_BYTES, "half a head");
         read.extend(piece.get(..count).context("more than was read")?);
+        // The Engine tries TLS first, and waits 10 s for an answer to it.
+        anyhow::ensure!(read.first() != Some(&TLS_HANDSHAKE), "this is TLS");
     }
 }
 

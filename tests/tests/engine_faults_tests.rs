@@ -74,7 +74,7 @@ fn without_an_engine_a_push_is_refused_with_what_to_do_and_works_when_it_is_back
     with_own_engine(|engine| {
         let mut struck = Struck::start(engine)?;
         for (fault, reason, hint) in [
-            (Fault::Stopped, "cannot be reached", "systemctl status docker"),
+            (Fault::SocketGone, "cannot be reached", "systemctl status docker"),
             (Fault::Hung, "gave no answer", "journalctl -u docker"),
         ] {
             let problem = struck.refuses(fault)?;

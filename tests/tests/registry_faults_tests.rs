@@ -128,14 +128,13 @@ fn a_registry_that_fails_or_lies_is_refused_before_anything_is_stopped() -> Resu
         let denied = "the registry denies access";
         let broken = "the registry has an error of its own";
         let away = "the registry cannot be reached";
-        let cases: [(About, Lie, &[&str]); 9] = [
+        let cases: [(About, Lie, &[&str]); 8] = [
             (About::Layers, Lie::Status(401, None), &[denied]),
             (
                 About::Everything,
                 Lie::Status(401, None),
                 &[denied, "wants a login"],
             ),
-            (About::Layers, Lie::Status(500, None), &[broken]),
             (About::Manifests, Lie::Status(503, None), &[broken]),
             (About::Everything, Lie::HungUp, &[away]),
             (
