@@ -22,7 +22,7 @@ const TYPES: [&str; 8] = ["Duration", "u16", "u32", "u64", "usize", "i32", "i64"
 
 /// Limits that no person meets: of parsers against hostile input, of words in messages, of what is inside of one that is
 /// on the page.
-const OF_NO_CONCERN: [&str; 25] = [
+const OF_NO_CONCERN: [&str; 28] = [
     "ACTIONS_MAX",
     "AUTHORITY_MAX_BYTES",
     "DEPTH_MAX",
@@ -32,6 +32,8 @@ const OF_NO_CONCERN: [&str; 25] = [
     "FOLLOW_TAIL_MAX",
     "HEAD_LIMIT_SECONDS",
     "HOLDER_MAX_BYTES",
+    "IMAGES_DEADLINE",
+    "KEY_MAX_BYTES",
     "KEY_TEXT_MAX_BYTES",
     "NAME_DEADLINE",
     "NAME_MAX_BYTES",
@@ -42,6 +44,7 @@ const OF_NO_CONCERN: [&str; 25] = [
     "RUN_MAX",
     "SAID_MAX_BYTES",
     "STEPS_MAX",
+    "TABLE_MAX_CELLS",
     "TAG_MAX_BYTES",
     "TAIL_LIMIT",
     "THERE_LIMIT",
