@@ -123,6 +123,10 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Hi
     // A transaction that reads first and writes then would fail at once, without waiting, when another program wrote
     // in between.
     connection.set_transaction_behavior(TransactionBehavior::Immediate);
+    let mode: String = connection
+        .pragma_query_value(None, "journal_mode", |row| row.get(0))
+        .map_err(open)?;
+    let had_a_log = mode.eq_ignore_ascii_case("wal");
     connection
         .pragma_update(None, "journal_mode", "WAL")
         .map_err(open)?;
@@ -132,9 +136,11 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Hi
     // What an earlier process could not flush is written once more, into the database itself: of the log's own pages the
     // kernel may believe that they are on the disk (docs/decisions/0007-failed-fsync-is-fatal.md). A reader that is in
     // the way is no reason not to start.
-    connection
-        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
-        .map_err(open)?;
+    if had_a_log {
+        connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()))
+            .map_err(open)?;
+    }
     connection.wal_hook(Some(checkpoint)).map_err(open)?;
     connection
         .pragma_update(None, "foreign_keys", "ON")
