@@ -234,8 +234,9 @@ impl Metrics {
             .get_or_create(&project_labels(project))
             .set(seconds);
         match (outcome.result, kind) {
-            // Put back to what it found: the project stands as it stood.
+            // Put back to what it found, also where that was no release: the project stands as it stood.
             (Ending::RolledBack, DeploymentKind::Reconcile) => {}
+            (Ending::RolledBack, _) if outcome.release.is_none() => {}
             (Ending::Live | Ending::RolledBack | Ending::Stuck, _) => {
                 let stuck = outcome.result == Ending::Stuck;
                 self.project_stands(project, outcome.release.map(|release| release.0), stuck);

@@ -130,7 +130,15 @@ impl<H: Host> Queue<H> {
         let running = slots.get(&deployment.project).map(|slot| slot.running.clone());
         match running {
             Some(running) if !deployment.request.queues() => return Err(busy(&deployment.project, &running)),
-            Some(behind) => events.push(Happened::Queued { behind }),
+            Some(behind) => {
+                let waiting = slots
+                    .get(&deployment.project)
+                    .and_then(|slot| slot.waiting.as_ref());
+                if let Some(waiting) = waiting.filter(|waiting| !gives_way(waiting, &deployment)) {
+                    return Err(busy(&deployment.project, waiting.id()));
+                }
+                events.push(Happened::Queued { behind });
+            }
             None => {}
         }
         self.history
@@ -151,7 +159,9 @@ impl<H: Host> Queue<H> {
                 self.start(deployment, cancelled);
             }
             Some(slot) => {
-                if let Some(older) = slot.waiting.replace(deployment) {
+                let older = slot.waiting.replace(deployment);
+                drop(slots);
+                if let Some(older) = older {
                     self.supersede(older, &id).await;
                 }
             }
@@ -213,12 +223,16 @@ impl<H: Host> Queue<H> {
             slot.cancel.send_replace(Some(key.clone()));
             return Ok(());
         }
-        let Some(waiting) = slot.waiting.take_if(|waiting| waiting.id() == id) else {
+        if slot.waiting.as_ref().is_none_or(|waiting| waiting.id() != id) {
             return Err(too_late(id, "it has ended"));
-        };
-        let noted = self.note_cancelled(id, key, now).await;
-        self.end_waiting(waiting, cancelled_by(key).problem).await;
-        noted
+        }
+        self.note_cancelled(id, key, now).await?;
+        let waiting = slot.waiting.take();
+        drop(slots);
+        if let Some(waiting) = waiting {
+            self.end_waiting(waiting, cancelled_by(key).problem).await;
+        }
+        Ok(())
     }
 
     async fn note_cancelled(&self, id: &DeploymentId, key: &KeyName, now: Timestamp) -> Result<(), Problem> {
@@ -370,6 +384,19 @@ fn too_late(id: &DeploymentId, reason: &str) -> Problem {
         format!("deployment {id} cannot be cancelled: {reason}"),
     )
     .hint(format!("see how it ends: deployctl watch {id}"))
+}
+
+/// Whether what waits gives its place up to another request. A push does not push out what a person waits for, nor an older
+/// run that was let in a newer one.
+fn gives_way(waiting: &Deployment, new: &Deployment) -> bool {
+    match (&waiting.request, &new.request) {
+        (Request::Push(waiting), Request::Push(new)) => match (&waiting.sequence, &new.sequence) {
+            (Some(waiting), Some(new)) => !new.is_older_than(waiting),
+            (None, _) | (_, None) => true,
+        },
+        (Request::Rollback(_) | Request::Reconcile(_) | Request::AutoRollback(_), Request::Push(_)) => false,
+        (_, Request::Rollback(_) | Request::Reconcile(_) | Request::AutoRollback(_)) => true,
+    }
 }
 
 /// Whether two requests with the same id ask for the same.

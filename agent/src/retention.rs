@@ -1,7 +1,7 @@
 //! What is done when a deployment has ended and its caller has the answer: images that nothing needs any more are removed,
 //! and the journal forgets what nobody asks for. It also looks whether the kept releases still have their images.
 //!
-//! One task for all projects, apart from the queue: a push never waits for it, and nothing it fails at fails a deployment.
+//! One task for all projects, apart from the queue: a push waits for it only while an image that it needs is being removed, and nothing it fails at fails a deployment.
 //! It remembers nothing: what a crash or a failure left is found again after the project's next deployment.
 
 use std::collections::BTreeSet;

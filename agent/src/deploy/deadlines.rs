@@ -17,6 +17,8 @@ const FILES_DEADLINE: Duration = Duration::from_hours(1);
 /// For one service. Here nothing is known of its stop grace period: the host's limits (`host/restart.rs`), which are
 /// shorter, are the real ones, and this one only ends what they do not.
 const RESTART_DEADLINE_PER_SERVICE: Duration = Duration::from_hours(1);
+/// For the journal, where an action writes into it: a database that somebody locked is waited for twice ten minutes.
+const JOURNAL_MARGIN: Duration = Duration::from_mins(25);
 /// Beyond the hooks' own limits: making and removing the container that one runs in.
 const HOOK_MARGIN: Duration = Duration::from_mins(2);
 /// How often a watch may begin, `host/restart.rs`: anew after an absence of the Engine.
@@ -36,7 +38,7 @@ pub(super) fn deadline(action: Action, project: &Project, plan: Option<&Plan>) -
     let hooks = |moment| {
         let hooks = plan.into_iter().flat_map(|plan| plan.hooks_at(moment));
         let each = hooks.map(|hook| Duration::from_millis(hook.deadline_ms).saturating_add(HOOK_MARGIN));
-        each.fold(Duration::ZERO, Duration::saturating_add)
+        each.fold(JOURNAL_MARGIN, Duration::saturating_add)
     };
     let watch = project
         .wait
@@ -50,7 +52,8 @@ pub(super) fn deadline(action: Action, project: &Project, plan: Option<&Plan>) -
         })
         .saturating_mul(services);
     match action {
-        Action::Plan => PLAN_DEADLINE,
+        // Services that run what was asked for already are watched in it.
+        Action::Plan => PLAN_DEADLINE.saturating_add(watch).saturating_add(JOURNAL_MARGIN),
         Action::Pull => PULL_DEADLINE,
         Action::Gate => CHECK_DEADLINE,
         Action::BackUp => FILES_DEADLINE.saturating_add(hooks(Moment::BeforeChange)),

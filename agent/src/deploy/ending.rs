@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deploy_proto::event::{Ending, Outcome, RunningService};
 use deploy_proto::names::ReleaseNumber;
-use deploy_proto::problem::Problem;
+use deploy_proto::problem::{Code, Problem};
 use deploy_proto::release::{DeploymentKind, ReleaseState};
 
 use super::phase::{Failure, Phase};
@@ -19,6 +19,15 @@ pub(super) fn settled(phase: Phase, deployment: &Deployment) -> Phase {
     let trouble = match phase {
         Phase::Refused { cause } | Phase::RolledBack { cause } => cause,
         Phase::Stuck { cause, trouble } => both(cause, &trouble),
+        // The release before it runs the same images: the sick one runs on.
+        Phase::Unchanged => Problem::new(
+            Code::UnknownRelease,
+            format!(
+                "release {} runs the same images as the one that fell sick",
+                rollback.to
+            ),
+        )
+        .into(),
         other @ (Phase::Accepted
         | Phase::Pulling
         | Phase::Gating
@@ -31,8 +40,7 @@ pub(super) fn settled(phase: Phase, deployment: &Deployment) -> Phase {
         | Phase::Restoring { .. }
         | Phase::RestartingOld { .. }
         | Phase::WatchingOld { .. }
-        | Phase::Live
-        | Phase::Unchanged) => return other,
+        | Phase::Live) => return other,
     };
     Phase::Stuck {
         cause: rollback.cause.clone(),
@@ -58,7 +66,7 @@ fn both(cause: Failure, trouble: &Failure) -> Failure {
     }
 }
 
-/// Puts into words and numbers how a deployment ended. `live` is the release that was live when it began, `now` what was
+/// Puts into words and numbers how a deployment ended. `live` is the release that was live when it began, none when the project was stuck, `now` what was
 /// seen to run, `bake` how long the project's releases are watched afterwards.
 pub(super) fn outcome(
     phase: &Phase,

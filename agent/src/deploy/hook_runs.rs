@@ -42,12 +42,19 @@ impl<H: Host> Runner<H> {
         let mut names = Vec::new();
         for hook in plan.hooks_at(moment) {
             names.push(hook.name.as_str());
-            cannot_be_undone |= hook.is_irreversible;
             if before.contains(&hook.name) {
+                cannot_be_undone |= hook.is_irreversible;
                 continue;
             }
             if hook.is_irreversible {
+                // An Engine that is away now is no reason to get stuck: nothing was begun yet.
+                if let Err(failure) = self.host.end_hooks(project).await
+                    && !cannot_be_undone
+                {
+                    return Ok((Seen::Undone(failure), Summary::new()));
+                }
                 // Before anything is done that cannot be undone: from here on a rollback must ask for it.
+                cannot_be_undone = true;
                 self.history
                     .mark_irreversible(project.name.clone(), plan.to)
                     .await?;

@@ -224,7 +224,7 @@ impl Phase {
             Self::Accepted | Self::Pulling | Self::Gating | Self::BackingUp | Self::Editing => None,
             Self::BeforeHook | Self::Restarting | Self::Watching | Self::AfterHook => course
                 .is_one_way
-                .then_some("a migration began that cannot be undone"),
+                .then_some("its migration, which cannot be undone, may have begun"),
             Self::Restoring { .. } | Self::RestartingOld { .. } | Self::WatchingOld { .. } => {
                 Some("it goes back already")
             }

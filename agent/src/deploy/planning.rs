@@ -22,7 +22,7 @@ use super::port::Host;
 use super::ports::HostPorts;
 use super::preflight::{self, Question};
 use super::reconciling;
-use super::sequence;
+use super::sequence::{self, Runs};
 use crate::config::Project;
 use crate::history::{AutoRollback, History, HistoryError, Release, ReleaseImage, Request};
 use crate::policy::{self, ServiceScope};
@@ -170,8 +170,15 @@ async fn plan_push<H: Host>(
         .as_ref()
         .is_some_and(|live| describes(live, project, &facts, as_left));
     let before = live.as_ref().map(|release| release.number);
-    sequence::check_expected(&project.name, push, before, is_what_runs)?;
-    let found = (!is_what_runs).then(|| found_release(project, &facts, asked.now, next, before));
+    let stuck = history.stuck(project.name.clone()).await?;
+    let runs = match &stuck {
+        Some(stuck) => Runs::Stuck(stuck.id()),
+        None if is_what_runs => Runs::Live,
+        None => Runs::Found,
+    };
+    sequence::check_expected(&project.name, push, before, runs)?;
+    // What a stuck deployment left is no release to go back to.
+    let found = (runs == Runs::Found).then(|| found_release(project, &facts, asked.now, next, before));
     let to = if found.is_some() {
         ReleaseNumber(next.0 + 1)
     } else {
@@ -257,10 +264,10 @@ async fn plan_auto_rollback<H: Host>(
         found.ok_or_else(|| NoPlan::from(no_target(project, &target)))
     };
     let (target, sick) = (find(rollback.to).await?, find(rollback.sick).await?);
-    let migrations = history
-        .migrations_since(project.name.clone(), target.number)
-        .await?;
-    refuse_across(&target, &migrations)?;
+    // Other migrations in between were crossed on purpose before the sick release was made.
+    if sick.irreversible {
+        refuse_across(&target, std::slice::from_ref(&sick))?;
+    }
     let changed = sick.images.iter().filter(|image| image.changed);
     let changed: BTreeSet<ServiceName> = changed.map(|image| image.service.clone()).collect();
     go_back(host, history, project, asked, &target, Some(&changed)).await
@@ -284,7 +291,7 @@ async fn go_back<H: Host>(
     let wanted = wanted_by_rollback(project, target, &facts, asked.scope, only)?;
     let purpose = Purpose {
         project,
-        kind: DeploymentKind::Rollback,
+        kind: asked.request.kind(),
         from: live.map(|release| release.number),
         to: target.number,
         now: asked.now,
@@ -439,7 +446,7 @@ fn wanted_by_rollback(
         let wanted = Wanted {
             image: image.image.clone(),
             written: image.written.clone(),
-            image_id: image.image_id.clone(),
+            image_id: image.ran_image_id().cloned(),
             due: Due::WhenDifferent,
         };
         (image.service.clone(), wanted)

@@ -118,11 +118,10 @@ fn wanted(project: &Project, live: &Release, facts: &Facts, all: bool) -> BTreeM
         .collect();
     let mut wanted = BTreeMap::new();
     for image in drift::should_run(project, live, facts) {
-        let recorded = image.ran.as_ref().map(|ran| &ran.image_id);
         let mut one = Wanted {
             image: image.image.clone(),
             written: image.written.clone(),
-            image_id: recorded.or(image.image_id.as_ref()).cloned(),
+            image_id: image.ran_image_id().cloned(),
             due: Due::Not,
         };
         let is_named = facts

@@ -102,32 +102,36 @@ impl<H: Host> Runner<H> {
             let Some((seen, summary)) = self.perform(action, project, &mut deployment, &cancel).await? else {
                 return Ok(Ran::Interrupted);
             };
-            // Also when it was cancelled too late to break the action off.
-            let seen = cancelled(&deployment, &cancel).unwrap_or(seen);
+            let seen = unless_cancelled(&deployment, &cancel, seen);
             self.end_hooks_unless_done(action, project, &deployment, &seen)
                 .await;
-            let told = told(&deployment.phase, &seen, summary, began.elapsed());
-            let next = deployment.phase.clone().next(seen, deployment.course());
+            let mut happened = told(&deployment.phase, &seen, summary, began.elapsed());
+            let mut next = deployment.phase.clone().next(seen, deployment.course());
             if next.is_ended() {
                 let services = named_services(&deployment);
                 let (now, ran) = tokio::join!(
                     self.host.running(project, &services),
                     self.ran(project, &deployment, &next)
                 );
-                let known = Known {
-                    now,
-                    ran,
-                    told,
-                    worked: before.saturating_add(begun.elapsed()),
-                    bake: project.bake,
+                // That took a moment: who cancelled meanwhile was told that it goes back.
+                let Some(seen) = cancelled(&deployment, &cancel).filter(|_| next == Phase::Live) else {
+                    let known = Known {
+                        now,
+                        ran,
+                        told: happened,
+                        worked: before.saturating_add(begun.elapsed()),
+                        bake: project.bake,
+                    };
+                    return self
+                        .end(deployment, next, known)
+                        .await
+                        .map(Box::new)
+                        .map(Ran::Ended);
                 };
-                return self
-                    .end(deployment, next, known)
-                    .await
-                    .map(Box::new)
-                    .map(Ran::Ended);
+                happened = told(&deployment.phase, &seen, String::new(), began.elapsed());
+                next = deployment.phase.clone().next(seen, deployment.course());
             }
-            self.enter(&mut deployment, next, told).await?;
+            self.enter(&mut deployment, next, happened).await?;
             if *self.shutdown.borrow() {
                 return Ok(Ran::Interrupted);
             }
@@ -490,11 +494,10 @@ impl<H: Host> Runner<H> {
         let project = deployment.project.clone();
         let at = (self.now)();
         let elapsed_ms = u64::try_from(worked.as_millis()).unwrap_or(u64::MAX);
-        let live = self
-            .history
-            .live_release(project.clone())
-            .await?
-            .map(|release| release.number);
+        let was_stuck = self.history.stuck(project.clone()).await?.is_some();
+        let live = self.history.live_release(project.clone()).await?;
+        // What a stuck project runs is no release, whatever was tried since.
+        let live = live.filter(|_| !was_stuck).map(|release| release.number);
         let outcome = outcome(&phase, &deployment, live, now, elapsed_ms, bake);
         told.push(Happened::Ended {
             outcome: outcome.clone(),
@@ -564,6 +567,16 @@ fn cancelled(deployment: &Deployment, cancel: &Cancel) -> Option<Seen> {
     let key = cancel.borrow().clone()?;
     let heeds = deployment.phase.heeds_cancel(deployment.course());
     heeds.then(|| Seen::Failed(cancelled_by(&key)))
+}
+
+/// What an action came to that may have been cancelled too late to be broken off. An edit is done, and then put back.
+fn unless_cancelled(deployment: &Deployment, cancel: &Cancel, seen: Seen) -> Seen {
+    let key = cancel.borrow().clone();
+    let past = deployment.phase.past_cancelling(deployment.course());
+    match (seen, key, past) {
+        (Seen::Done | Seen::NothingToDo, Some(key), None) => Seen::Failed(cancelled_by(&key)),
+        (seen, _, _) => seen,
+    }
 }
 
 /// Why a deployment ends that somebody cancelled.

@@ -1,6 +1,6 @@
 //! Why a push comes too late: a newer run was accepted before it, or another release runs than it was made for. Pure.
 
-use deploy_proto::names::{ProjectName, ReleaseNumber};
+use deploy_proto::names::{DeploymentId, ProjectName, ReleaseNumber};
 use deploy_proto::problem::{Code, Problem};
 use deploy_proto::push::{Push, Sequence};
 
@@ -36,8 +36,18 @@ fn in_words(newer: &NewestRun) -> String {
     )
 }
 
-/// Refuses a push that expects another release than the one that runs. `is_what_runs`: whether the live release
-/// describes what is there.
+/// What runs, beside what the history calls live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runs<'a> {
+    /// The live release.
+    Live,
+    /// What this deployment left when it got stuck.
+    Stuck(&'a DeploymentId),
+    /// Something that was deployed past the agent, or before it came.
+    Found,
+}
+
+/// Refuses a push that expects another release than the one that runs.
 ///
 /// # Errors
 /// `stale`.
@@ -45,16 +55,17 @@ pub fn check_expected(
     project: &ProjectName,
     push: &Push,
     live: Option<ReleaseNumber>,
-    is_what_runs: bool,
+    runs: Runs<'_>,
 ) -> Result<(), Problem> {
     let Some(expected) = push.expect_release else {
         return Ok(());
     };
-    let runs = match live {
-        Some(live) if live == expected && is_what_runs => return Ok(()),
-        Some(live) if is_what_runs => format!("release {live} does"),
-        Some(_) => "what runs was not deployed by this agent".to_owned(),
-        None => "no release is recorded".to_owned(),
+    let runs = match (live, runs) {
+        (Some(live), Runs::Live) if live == expected => return Ok(()),
+        (Some(live), Runs::Live) => format!("release {live} does"),
+        (_, Runs::Stuck(id)) => format!("the project is stuck in deployment {id}"),
+        (Some(_), Runs::Found) => "what runs was not deployed by this agent".to_owned(),
+        (None, Runs::Live | Runs::Found) => "no release is recorded".to_owned(),
     };
     let detail = format!("release {expected} of project {project} was expected to run, and {runs}");
     Err(Problem::new(Code::Stale, detail).hint("look at deployctl status, then push again"))

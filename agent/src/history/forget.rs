@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use deploy_proto::names::{ProjectName, ReleaseNumber};
 use rusqlite::{Params, Transaction, named_params};
 
+use super::journal::LEFT_OTHERWISE;
 use super::{History, HistoryError, sql, to_json};
 use crate::deploy::phase::Phase;
 
@@ -44,15 +45,16 @@ const BATCHES_MAX: u32 = 40;
 /// What is under way or bakes stays, and so do the last push or rollback that went live (its plan knows the files as they were
 /// left) and the last one that changed anything (it tells whether the project is stuck). Both as `last_live_plan` and
 /// `stuck` of the journal ask for them.
-const OLD_DEPLOYMENTS: &str = "
-    project = :project AND ended_at IS NOT NULL
-    AND ordinal <= (SELECT ordinal FROM deployment WHERE project = :project ORDER BY ordinal DESC LIMIT 1 OFFSET :place)
-    AND id NOT IN (SELECT deployment FROM bake)
-    AND ordinal <> coalesce((SELECT max(ordinal) FROM deployment WHERE project = :project AND phase = :live
-        AND json_type(request, '$.reconcile') IS NULL), -1)
-    AND ordinal <> coalesce((SELECT max(ordinal) FROM deployment WHERE project = :project AND ended_at IS NOT NULL
-        AND json_extract(phase, '$.phase') NOT IN ('refused', 'unchanged')
-        AND NOT (json_extract(phase, '$.phase') = 'rolled_back' AND json_type(request, '$.reconcile') IS NOT NULL)), -1)";
+fn old_deployments() -> String {
+    format!(
+        "project = :project AND ended_at IS NOT NULL
+        AND ordinal <= (SELECT ordinal FROM deployment WHERE project = :project ORDER BY ordinal DESC LIMIT 1 OFFSET :place)
+        AND id NOT IN (SELECT deployment FROM bake)
+        AND ordinal <> coalesce((SELECT max(ordinal) FROM deployment WHERE project = :project AND phase = :live
+            AND json_type(request, '$.reconcile') IS NULL), -1)
+        AND ordinal <> coalesce((SELECT max(ordinal) FROM deployment WHERE project = :project AND {LEFT_OTHERWISE}), -1)"
+    )
+}
 
 impl History {
     /// Forgets what is older than the limits. Of releases, the files and log lines of all that are not in `at_hand` go;
@@ -131,9 +133,10 @@ fn forget_plans(
     live: &str,
     keep: u32,
 ) -> rusqlite::Result<usize> {
+    let old = old_deployments();
     let statement = format!(
         "UPDATE deployment SET plan = NULL WHERE ordinal IN
-            (SELECT ordinal FROM deployment WHERE plan IS NOT NULL AND {OLD_DEPLOYMENTS} LIMIT :batch)"
+            (SELECT ordinal FROM deployment WHERE plan IS NOT NULL AND {old} LIMIT :batch)"
     );
     execute(
         transaction,
@@ -148,7 +151,8 @@ fn forget_deployments(
     live: &str,
     keep: u32,
 ) -> rusqlite::Result<usize> {
-    let old = format!("SELECT ordinal FROM deployment WHERE {OLD_DEPLOYMENTS} ORDER BY ordinal LIMIT :batch");
+    let old = old_deployments();
+    let old = format!("SELECT ordinal FROM deployment WHERE {old} ORDER BY ordinal LIMIT :batch");
     let parameters =
         named_params! {":project": project.as_str(), ":live": live, ":place": keep, ":batch": BATCH};
     execute(

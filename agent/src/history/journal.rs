@@ -209,6 +209,10 @@ const COLUMNS: &str = "project, request, key, services, accepted_at, cancelled_b
 /// For lists: a plan holds the bytes of all files, before and after.
 const COLUMNS_WITHOUT_PLAN: &str = "project, request, key, services, accepted_at, cancelled_by, phase, attempts, NULL, from_release, to_release, ended_at, outcome";
 
+/// The deployments that left the project otherwise than they found it: not refused, something to do, not put back.
+pub(super) const LEFT_OTHERWISE: &str =
+    "ended_at IS NOT NULL AND json_extract(phase, '$.phase') NOT IN ('refused', 'unchanged', 'rolled_back')";
+
 impl History {
     /// Records an accepted deployment and its first events.
     ///
@@ -407,18 +411,17 @@ impl History {
         .await
     }
 
-    /// The deployment that the project is stuck in: the last one that touched it (was not refused, and had something to
-    /// do), when that ended stuck. A reconciliation that was put back left it as it was found, so it does not count.
+    /// The deployment that the project is stuck in: the last one that left it otherwise than it was found, when that ended
+    /// stuck.
     ///
     /// # Errors
     /// The database cannot be read.
     pub async fn stuck(&self, project: ProjectName) -> Result<Option<Deployment>, HistoryError> {
         self.with(move |connection| {
-            let filter = "WHERE project = ?1 AND ended_at IS NOT NULL
-                AND json_extract(phase, '$.phase') NOT IN ('refused', 'unchanged')
-                AND NOT (json_extract(phase, '$.phase') = 'rolled_back' AND json_type(request, '$.reconcile') IS NOT NULL)
-                ORDER BY ordinal DESC LIMIT 1";
-            let touched = select(connection, COLUMNS_WITHOUT_PLAN, filter, [project.as_str()])?.into_iter().next();
+            let filter = format!("WHERE project = ?1 AND {LEFT_OTHERWISE} ORDER BY ordinal DESC LIMIT 1");
+            let touched = select(connection, COLUMNS_WITHOUT_PLAN, &filter, [project.as_str()])?
+                .into_iter()
+                .next();
             Ok(touched.filter(|last| matches!(last.phase, Phase::Stuck { .. })))
         })
         .await

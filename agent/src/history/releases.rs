@@ -61,6 +61,14 @@ pub struct ReleaseImage {
     pub ran: Option<Ran>,
 }
 
+impl ReleaseImage {
+    /// The local id of the image that ran, as it was seen when the release went live or was found.
+    pub fn ran_image_id(&self) -> Option<&String> {
+        let ran = self.ran.as_ref().map(|ran| &ran.image_id);
+        ran.or(self.image_id.as_ref())
+    }
+}
+
 impl Release {
     /// The release as callers see it.
     pub fn view(&self) -> ReleaseView {
