@@ -7,6 +7,7 @@ use deploy_proto::event::{Ending, Happened, Outcome};
 use deploy_proto::names::{DeploymentId, ReleaseNumber};
 use deploy_proto::problem::Code;
 use deploy_proto::push::RollbackTarget;
+use tokio::sync::watch;
 
 use super::fake_host::{Answer, NEW_DIGEST};
 use super::phase::Action;
@@ -293,4 +294,27 @@ async fn an_agent_that_dies_in_an_irreversible_migration_every_time_is_stuck() {
     let outcome = ended(bench.runner().run(&project, deployment, nobody()).await.unwrap());
     assert_eq!(outcome.result, Ending::Stuck);
     assert_eq!(bench.ran().len(), 5, "the sixth start runs nothing");
+}
+
+#[tokio::test]
+async fn cancelled_while_the_files_are_written_an_irreversible_migration_does_not_begin() {
+    let bench = Bench::new();
+    let project = Project {
+        hooks: vec![hook("migrate", FOR_GOOD)],
+        ..project()
+    };
+    bench.host.answer(Action::Edit, Answer::Slow);
+    let deployment = bench.accept(push(1, "v2")).await;
+    let (cancel, cancelled) = watch::channel(None);
+    let canceller = async {
+        while bench.host.asked().last() != Some(&Action::Edit) {
+            tokio::task::yield_now().await;
+        }
+        cancel.send_replace(Some("kim".parse().unwrap()));
+    };
+    let runner = bench.runner();
+    let (ran, ()) = tokio::join!(runner.run(&project, deployment, cancelled), canceller);
+    let outcome = ended(ran.unwrap());
+    assert_eq!(outcome.result, Ending::RolledBack);
+    assert_eq!(bench.ran(), [] as [&str; 0]);
 }

@@ -15,7 +15,7 @@ use super::fake_host::{Answer, FILE, FakeHost};
 use super::feed::Feed;
 use super::phase::Action;
 use super::runner::{ATTEMPTS_MAX, Cancel, Ran, Runner};
-use crate::config::{Order, Pin, Project};
+use crate::config::{Hook, HookMoment, Order, Pin, Project};
 use crate::history::{AutoRollback, Deployment, History, Request};
 use crate::policy::ServiceScope;
 
@@ -539,11 +539,27 @@ async fn a_project_is_stuck_until_a_deployment_ends_well() {
         stuck().await,
         "a refused push touches nothing, so the project is as stuck as before"
     );
-    for action in [Action::Pull, Action::Watch, Action::RestartOld] {
-        bench.host.answer(action, Answer::Yes);
-    }
-    assert_eq!(bench.run(push(3, "v3")).await.result, Ending::Live);
+    // One that is put back is back in what was stuck: the alarm stays, and no release is said to run.
+    bench.host.answer(Action::Pull, Answer::Yes);
+    let outcome = bench.run(push(3, "v3")).await;
+    assert_eq!((outcome.result, outcome.release), (Ending::Stuck, None));
+    bench.host.answer(Action::RestartOld, Answer::Yes);
+    let outcome = bench.run(push(4, "v3")).await;
+    assert_eq!((outcome.result, outcome.release), (Ending::RolledBack, None));
+    assert!(stuck().await);
+
+    bench.host.answer(Action::Watch, Answer::Yes);
+    assert_eq!(bench.run(push(5, "v3")).await.result, Ending::Live);
     assert!(!stuck().await);
+    // What the stuck ones left is no release to go back to: only what was found at first is.
+    use ReleaseState::{Failed, Live, Replaced};
+    let states: Vec<ReleaseState> = bench.states().await.into_iter().map(|(_, state)| state).collect();
+    assert_eq!(states, [Replaced, Failed, Failed, Failed, Failed, Live]);
+    let outcome = bench.run(back(6, RollbackTarget::Back(1))).await;
+    assert_eq!(
+        (outcome.result, outcome.release),
+        (Ending::Live, Some(ReleaseNumber(1)))
+    );
 }
 
 #[tokio::test]
@@ -654,6 +670,41 @@ async fn an_automatic_rollback_that_puts_nothing_back_is_stuck_even_when_it_touc
         assert_eq!(trouble.contains("WatchOld"), and_back == Answer::No, "{trouble}");
         assert!(bench.history.stuck(project().name).await.unwrap().is_some());
     }
+}
+
+#[tokio::test]
+async fn an_automatic_rollback_runs_no_hook_and_one_to_the_same_images_is_stuck() {
+    let hook = |name: &str, moment| Hook {
+        name: name.to_owned(),
+        moment,
+        service: None,
+        command: vec!["true".to_owned()],
+        deadline: Duration::from_secs(5),
+    };
+    let project = Project {
+        hooks: vec![
+            hook("backup", HookMoment::BeforeEverything),
+            hook("smoke", HookMoment::AfterLive),
+        ],
+        ..project()
+    };
+    let bench = Bench::new();
+    let run = async |request| {
+        let deployment = bench.accept(request).await;
+        ended(bench.runner().run(&project, deployment, nobody()).await.unwrap())
+    };
+    assert_eq!(run(push(1, "v2")).await.result, Ending::Live);
+    let before = bench.host.hooks().len();
+    assert_eq!(run(taken_back(2, 1)).await.result, Ending::RolledBack);
+    assert_eq!(
+        bench.host.hooks().len(),
+        before,
+        "a failing backup would keep the sick release"
+    );
+
+    // Release 1 runs again: going back to it once more changes nothing, so what is sick runs on.
+    let outcome = run(taken_back(3, 1)).await;
+    assert_eq!((outcome.result, outcome.release), (Ending::Stuck, None));
 }
 
 #[tokio::test]
