@@ -7,7 +7,7 @@ demo:
 	@./tests/sweep.sh
 	@cargo run --quiet --package deploy-tests --bin demo
 
-# Every promise, on a real Docker Engine. Two test programs' worth of threads: the Engine is the limit, not the processor.
+# Every promise, on a real Docker Engine. Four threads whatever the machine has: the Engine is the limit, and most tests wait.
 test:
 	@./tests/setup.sh
 	@./tests/sweep.sh

@@ -46,7 +46,8 @@ only_look() {
     fi
     [ -n "$engine" ] || echo "setup: no Docker Engine answers: install and start one (20.10 or newer)" >&2
     [ -n "$compose" ] || echo "setup: 'docker compose' is not v2: install the Compose v2 plugin" >&2
-    die "$1; install the above and docker-registry, openssh-server, jq and curl, then run this again"
+    die "$1; install the above and docker-registry, openssh-server, jq, curl, gcc, busybox,
+strace and faketime, then run this again"
 }
 
 install_packages() {

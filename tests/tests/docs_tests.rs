@@ -35,12 +35,19 @@ fn tests_below(folder: &Path, names: &mut BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn every_row_of_what_happens_if_names_tests_that_exist() -> Result<()> {
-    let mut tests = BTreeSet::new();
-    for folder in ["agent/src", "agent/tests", "ctl/src", "proto/src", "tests/tests"] {
-        tests_below(&workspace().join(folder), &mut tests)?;
+/// The names of all functions that follow a test attribute, below these folders of the workspace.
+fn tests_in(folders: &[&str]) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for folder in folders {
+        tests_below(&workspace().join(folder), &mut names)?;
     }
+    Ok(names)
+}
+
+#[test]
+fn every_row_of_what_happens_if_names_tests_that_exist_and_says_which_are_pure() -> Result<()> {
+    let real = tests_in(&["agent/tests", "tests/tests"])?;
+    let pure = tests_in(&["agent/src", "ctl/src", "proto/src"])?;
     let page = fs::read_to_string(workspace().join("docs/what-happens-if.md"))?;
     let rows = page
         .lines()
@@ -52,10 +59,14 @@ fn every_row_of_what_happens_if_names_tests_that_exist() -> Result<()> {
         let [_fault, _then, named] = cells.as_slice() else {
             anyhow::bail!("not three cells: {row}");
         };
-        let named: Vec<&str> = named.split('`').skip(1).step_by(2).collect();
-        ensure!(!named.is_empty(), "no test is named: {row}");
-        for name in named {
-            ensure!(tests.contains(name), "there is no test {name}: {row}");
+        for named in named.split(", ") {
+            let is_marked = named.ends_with(" (pure)");
+            let name = named.trim_end_matches(" (pure)").trim_matches('`');
+            let tests = if is_marked { &pure } else { &real };
+            ensure!(
+                tests.contains(name),
+                "there is no test {name} with the mark (pure): {is_marked}: {row}"
+            );
         }
     }
     ensure!(count > 20, "only {count} rows were found");
