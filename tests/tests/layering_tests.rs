@@ -95,6 +95,30 @@ fn only_its_own_room_names_a_library_and_only_process_spawns() -> Result<()> {
 }
 
 #[test]
+fn no_test_file_is_left_out_of_the_program_and_no_module_twice() -> Result<()> {
+    let folder = workspace().join("tests/tests");
+    let main = fs::read_to_string(folder.join("main.rs"))?;
+    let listed: Vec<_> = main
+        .lines()
+        .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';').map(str::to_owned))
+        .collect();
+    let mut there = Vec::new();
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        let stem = path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        if stem != "main" {
+            there.push(stem);
+        }
+    }
+    there.sort();
+    assert_eq!(listed, there, "main.rs lists every file of tests/tests, sorted");
+    Ok(())
+}
+
+#[test]
 fn the_shared_crate_knows_no_runtime_and_no_transport() -> Result<()> {
     for (name, code) in sources(&workspace().join("proto/src"))? {
         for word in NOT_IN_PROTO {
