@@ -2,7 +2,7 @@
 
 use deploy_proto::exit_code::ExitCode;
 use deploy_proto::names::DeploymentId;
-use deploy_proto::problem::Problem;
+use deploy_proto::problem::{Code, Problem};
 
 use crate::client::ClientError;
 use crate::client::deliver::DeliverError;
@@ -34,8 +34,12 @@ pub(crate) enum Error {
     #[error(transparent)]
     Follow(#[from] FollowError),
     /// The agent took the cancellation, and the deployment was past heeding it.
-    #[error("deployment {0} was not cancelled: it was done before the agent came to it")]
-    NotCancelled(DeploymentId),
+    #[error("deployment {id} was not cancelled: {how}")]
+    NotCancelled {
+        id: DeploymentId,
+        how: &'static str,
+        hint: Option<String>,
+    },
     /// A person said no.
     #[error("not confirmed: nothing was sent")]
     Declined,
@@ -66,7 +70,7 @@ impl Error {
             Self::Deliver(DeliverError::Unknown(_)) | Self::Follow(FollowError::StillRunning) => {
                 ExitCode::StillRunning
             }
-            Self::NotCancelled(_) | Self::Declined => ExitCode::Gate,
+            Self::NotCancelled { .. } | Self::Declined => ExitCode::Gate,
             Self::Output(_) | Self::Json(_) | Self::Runtime(_) => ExitCode::Unexpected,
         }
     }
@@ -87,7 +91,7 @@ impl Error {
             | Self::Follow(FollowError::Client(error)) => error.code(),
             Self::Deliver(DeliverError::Unknown(_)) => "unknown",
             Self::Follow(FollowError::StillRunning) => "still_running",
-            Self::NotCancelled(_) => "too_late",
+            Self::NotCancelled { .. } => "too_late",
             Self::Declined => "declined",
             Self::Output(_) | Self::Json(_) | Self::Runtime(_) => "unexpected",
         }
@@ -102,7 +106,7 @@ impl Error {
             Self::Client(error)
             | Self::Deliver(DeliverError::NotAccepted(error))
             | Self::Follow(FollowError::Client(error)) => error.hint(),
-            Self::NotCancelled(_) => Some("go back from it: deployctl rollback".to_owned()),
+            Self::NotCancelled { hint, .. } => hint.clone(),
             Self::Deliver(DeliverError::Unknown(_))
             | Self::Follow(FollowError::StillRunning)
             | Self::Declined
@@ -116,11 +120,13 @@ impl Error {
     pub(crate) fn is_certainly_not_accepted(&self) -> bool {
         match self {
             Self::Client(error) | Self::Deliver(DeliverError::NotAccepted(error)) => {
-                error.never_sent() || matches!(error, ClientError::Answered { .. })
+                // What is too late to cancel was accepted long ago.
+                error.never_sent()
+                    || matches!(error, ClientError::Answered { problem, .. } if problem.code != Code::TooLate)
             }
             Self::Usage { .. } | Self::Target(_) | Self::Key(_) | Self::Declined => true,
             Self::Deliver(DeliverError::Unknown(_))
-            | Self::NotCancelled(_)
+            | Self::NotCancelled { .. }
             | Self::Follow(_)
             | Self::Output(_)
             | Self::Json(_)
@@ -139,7 +145,7 @@ impl Error {
             | Self::Key(_)
             | Self::Deliver(DeliverError::Unknown(_))
             | Self::Follow(FollowError::StillRunning)
-            | Self::NotCancelled(_)
+            | Self::NotCancelled { .. }
             | Self::Declined
             | Self::Output(_)
             | Self::Json(_)

@@ -21,6 +21,8 @@ pub(crate) enum Ended {
     Planned,
     /// It was accepted, and nobody waited for the end.
     Accepted,
+    /// The agent cancels it, and nobody waited for the end.
+    Cancelling,
     /// It had not ended when the time to wait was over, or nobody knows whether it was accepted.
     StillRunning(Error),
     /// It was refused at the door, or the agent was not reached.
@@ -70,7 +72,9 @@ impl HostReport {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match &self.ended {
             Ended::Outcome(outcome) => outcome.exit_code(),
-            Ended::Cancelled(_) | Ended::Planned | Ended::Accepted | Ended::Untouched => ExitCode::Done,
+            Ended::Cancelled(_) | Ended::Cancelling | Ended::Planned | Ended::Accepted | Ended::Untouched => {
+                ExitCode::Done
+            }
             Ended::StillRunning(_) => ExitCode::StillRunning,
             Ended::Failed(error) => error.exit_code(),
             Ended::Interrupted { .. } => ExitCode::Interrupted,
@@ -88,6 +92,7 @@ impl HostReport {
             Ended::Outcome(outcome) | Ended::Cancelled(outcome) => Some(outcome),
             Ended::Planned
             | Ended::Accepted
+            | Ended::Cancelling
             | Ended::StillRunning(_)
             | Ended::Failed(_)
             | Ended::Interrupted { .. }

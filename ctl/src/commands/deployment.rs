@@ -45,6 +45,8 @@ pub(super) struct Order<'o, B> {
     pub(super) plan_path: &'static str,
     /// What is sent.
     pub(super) body: B,
+    /// Whether it throws work of a person away: one at a terminal is asked wherever it goes.
+    pub(super) discards: bool,
     /// The question to a person, when the environment wants one.
     pub(super) question: String,
 }
@@ -59,7 +61,8 @@ pub(super) async fn run<B: Serialize>(
 ) -> Result<ExitCode, Error> {
     let project = target.project()?;
     let key = key::load(session.globals.key_file.as_deref(), &session.caller)?;
-    let asks = target.confirm && !session.globals.yes && !dry_run;
+    let wants_yes = target.confirm || (order.discards && session.output.can_ask);
+    let asks = wants_yes && !session.globals.yes && !dry_run;
     check(session, target, following, asks)?;
     announce(session, target, order, project);
     let rollout = Rollout {

@@ -2,7 +2,7 @@
 
 use deploy_proto::exit_code::ExitCode;
 use deploy_proto::image::ImageRef;
-use deploy_proto::names::Version;
+use deploy_proto::names::{ReleaseNumber, Version};
 use deploy_proto::push::{CHANGES_MAX, Change, Push, Sequence};
 use deploy_proto::release::DeploymentKind;
 
@@ -15,6 +15,7 @@ use crate::target::Target;
 
 pub(super) async fn run(session: &Session, arguments: &cli::Push) -> Result<ExitCode, Error> {
     let target = Target::resolve(&session.globals, &session.caller)?;
+    check_expected(arguments.expect_release, target.hosts.len())?;
     let images = changes(arguments, &target)?;
     let id = match &arguments.following.id {
         Some(id) => id.clone(),
@@ -31,6 +32,7 @@ pub(super) async fn run(session: &Session, arguments: &cli::Push) -> Result<Exit
         version: arguments.version.as_ref(),
         path: "/deployments",
         plan_path: "/plan",
+        discards: false,
         question: format!("Deploy {what} to {}?", target.place()),
         body: Push {
             id,
@@ -56,6 +58,17 @@ fn sequence(arguments: &cli::Push, session: &Session) -> Option<Sequence> {
             ..named.clone()
         }),
         None => by_ci,
+    }
+}
+
+/// Releases are numbered by each host for itself: one number fits one host.
+fn check_expected(expected: Option<ReleaseNumber>, hosts: usize) -> Result<(), Error> {
+    match expected {
+        Some(release) if hosts > 1 => Err(Error::usage(
+            format!("--expect-release {release} names one host's release, and the target has {hosts} hosts"),
+            "name one host with --host",
+        )),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -124,4 +137,18 @@ fn versioned(version: &Version, target: &Target) -> Result<Vec<Change>, Error> {
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expected_release_is_one_hosts() {
+        let refused = check_expected(Some(ReleaseNumber(7)), 2).unwrap_err();
+        assert_eq!(refused.exit_code(), ExitCode::Usage);
+        assert_eq!(refused.hint().unwrap(), "name one host with --host");
+        assert!(check_expected(Some(ReleaseNumber(7)), 1).is_ok());
+        assert!(check_expected(None, 2).is_ok());
+    }
 }

@@ -33,7 +33,7 @@ pub(super) async fn status(session: &Session) -> Result<ExitCode, Error> {
     let now = (session.surroundings.now)();
     let paint = session.output.data_paint;
     tell(session, "status", &answers, ExitCode::Done, |answer, host| {
-        state::status(answer, host, now, paint)
+        state::status(answer, &host.name, &target.arguments_of(host), now, paint)
     })
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn history(session: &Session, arguments: &cli::History) -> Resu
     let now = (session.surroundings.now)();
     let paint = session.output.data_paint;
     tell(session, "history", &answers, ExitCode::Done, |answer, host| {
-        state::history(answer, host, now, paint)
+        state::history(answer, &host.name, now, paint)
     })
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn health(session: &Session) -> Result<ExitCode, Error> {
         ExitCode::Done
     };
     tell(session, "health", &answers, code, |answer, host| {
-        state::health(answer, host, paint)
+        state::health(answer, &host.name, paint)
     })
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn version(session: &Session) -> Result<ExitCode, Error> {
         Vec::new()
     };
     tell(session, "version", &answers, ExitCode::Done, |answer, host| {
-        vec![format!("deploy-agent {} on {host}", answer.agent)]
+        vec![format!("deploy-agent {} on {}", answer.agent, host.name)]
     })
 }
 
@@ -108,7 +108,7 @@ fn tell<T: Serialize>(
     command: &'static str,
     answers: &[Answer<T>],
     code: ExitCode,
-    lines: impl Fn(&T, &str) -> Vec<String>,
+    lines: impl Fn(&T, &Host) -> Vec<String>,
 ) -> Result<ExitCode, Error> {
     let failed = answers.iter().find_map(|(_, answer)| answer.as_ref().err());
     let code = failed.map_or(code, Error::exit_code);
@@ -119,7 +119,7 @@ fn tell<T: Serialize>(
                 if index > 0 && command != "version" {
                     output.data(&[String::new()])?;
                 }
-                output.data(&lines(answer, &host.name))?;
+                output.data(&lines(answer, host))?;
             }
             Ok(_) => {}
             Err(error) => output.messages(&ending::error(error, output.paint)),

@@ -29,6 +29,7 @@ pub(super) async fn run(session: &Session, arguments: &cli::Reconcile) -> Result
         version: None,
         path: "/reconciliations",
         plan_path: "/reconciliations/plan",
+        discards: arguments.discard_edits,
         question: format!("Reconcile {project} on {place} with its release{edits}?"),
         body: Reconcile {
             id,

@@ -27,6 +27,7 @@ pub(super) async fn run(session: &Session, arguments: &cli::Rollback) -> Result<
         version: None,
         path: "/rollbacks",
         plan_path: "/rollbacks/plan",
+        discards: false,
         question: format!("Roll {} back on {}?", target.project()?, target.place()),
         body: Rollback {
             id,

@@ -2,12 +2,9 @@
 
 use std::time::Instant;
 
-use deploy_proto::event::Ending;
 use deploy_proto::exit_code::ExitCode;
 use deploy_proto::names::DeploymentId;
 use deploy_proto::problem::Code;
-use deploy_proto::push::Accepted;
-use serde::Serialize;
 use tokio::time::Instant as Moment;
 
 use super::Session;
@@ -15,33 +12,16 @@ use super::deployment::{report, tell};
 use super::interrupt::interrupted;
 use super::view::View;
 use crate::cli::Watch;
+use crate::client::Agent;
 use crate::client::follow::{FollowError, follow};
-use crate::client::{Agent, ClientError};
 use crate::error::Error;
 use crate::key;
 use crate::report::{Ended, HostReport};
 use crate::target::Target;
 
-/// What is done with a deployment that was started elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
-    /// It is watched to its end.
-    Watch,
-    /// It is cancelled, and then watched to its end unless that is left out.
-    Cancel { detach: bool },
-}
-
+/// Watches a deployment on every host of the target that has it.
 pub(super) async fn run(session: &Session, arguments: &Watch) -> Result<ExitCode, Error> {
-    on_all(session, &arguments.id, arguments.jsonl, What::Watch).await
-}
-
-/// Watches or cancels a deployment on every host of the target that has it.
-pub(super) async fn on_all(
-    session: &Session,
-    id: &DeploymentId,
-    jsonl: bool,
-    what: What,
-) -> Result<ExitCode, Error> {
+    let id = &arguments.id;
     let target = Target::resolve(&session.globals, &session.caller)?;
     let key = key::load(session.globals.key_file.as_deref(), &session.caller)?;
     let begun = Instant::now();
@@ -50,9 +30,9 @@ pub(super) async fn on_all(
     for host in &target.hosts {
         let agent = Agent::new(host, &target.pins, &key, &session.surroundings)?;
         let titled = target.hosts.len() > 1;
-        let view = View::new(session, &host.name, titled, jsonl, None);
+        let view = View::new(session, &host.name, titled, arguments.jsonl, None);
         let ended = tokio::select! {
-            ended = on_one(session, &agent, id, what, &view) => ended,
+            ended = on_one(session, &agent, id, &view) => ended,
             never = view.beat() => match never {},
             () = interrupted() => Ended::Interrupted { accepted: true },
         };
@@ -77,47 +57,16 @@ pub(super) async fn on_all(
         Some(Ended::Failed(error)) if hosts.is_empty() => Err(error),
         Some(_) | None => {
             let report = report(&target, id.clone(), hosts, begun);
-            let command = match what {
-                What::Watch => "watch",
-                What::Cancel { .. } => "cancel",
-            };
-            Ok(tell(session, command, &report))
+            Ok(tell(session, "watch", &report))
         }
     }
 }
 
-async fn on_one(
-    session: &Session,
-    agent: &Agent<'_>,
-    id: &DeploymentId,
-    what: What,
-    view: &View<'_>,
-) -> Ended {
-    if let What::Cancel { detach } = what {
-        let path = format!("/v1/deployments/{id}/cancel");
-        let asked: Result<Accepted, ClientError> = agent.post(&path, &NoContent {}).await;
-        match asked {
-            Err(error) => return Ended::Failed(error.into()),
-            Ok(_) if detach => return Ended::Accepted,
-            Ok(_) => {}
-        }
-    }
+async fn on_one(session: &Session, agent: &Agent<'_>, id: &DeploymentId, view: &View<'_>) -> Ended {
     let deadline = Moment::now() + session.globals.timeout;
     match follow(agent, id, deadline, &mut |seen| view.see(seen)).await {
-        Ok(outcome) => match (what, outcome.result) {
-            (What::Cancel { .. }, Ending::Refused | Ending::RolledBack) if outcome.is_cancelled() => {
-                Ended::Cancelled(Box::new(outcome))
-            }
-            (What::Cancel { .. }, Ending::Live | Ending::Unchanged) => {
-                Ended::Failed(Error::NotCancelled(id.clone()))
-            }
-            (What::Watch | What::Cancel { .. }, _) => Ended::Outcome(Box::new(outcome)),
-        },
+        Ok(outcome) => Ended::Outcome(Box::new(outcome)),
         Err(error @ FollowError::StillRunning) => Ended::StillRunning(error.into()),
         Err(error @ FollowError::Client(_)) => Ended::Failed(error.into()),
     }
 }
-
-/// A body that says nothing: `{}`.
-#[derive(Serialize)]
-struct NoContent {}

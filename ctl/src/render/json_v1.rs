@@ -87,7 +87,7 @@ pub(crate) struct Failed {
     pub(crate) error: Failure,
 }
 
-/// The content of a document of `push`, `rollback`, `reconcile` and `watch`.
+/// The content of a document of `push`, `rollback`, `reconcile`, `watch` and `cancel`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Deployment<'r> {
     id: &'r DeploymentId,
@@ -100,8 +100,8 @@ pub(crate) struct Deployment<'r> {
 
 #[derive(Debug, Serialize)]
 struct HostDeployment<'r> {
-    /// `live`, `unchanged`, `refused`, `rolled_back`, `stuck`; or `planned`, `accepted`, `still_running`, `failed`,
-    /// `interrupted`, `untouched`.
+    /// `live`, `unchanged`, `refused`, `rolled_back`, `stuck`; or `planned`, `accepted`, `cancelling`, `still_running`,
+    /// `failed`, `interrupted`, `untouched`.
     result: &'static str,
     exit_code: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,6 +137,7 @@ impl<'r> From<&'r Report> for Deployment<'r> {
                             | Ended::Cancelled(_)
                             | Ended::Planned
                             | Ended::Accepted
+                            | Ended::Cancelling
                             | Ended::Interrupted { .. }
                             | Ended::Untouched => None,
                         },
@@ -159,6 +160,7 @@ fn result(ended: &Ended) -> &'static str {
         },
         Ended::Planned => "planned",
         Ended::Accepted => "accepted",
+        Ended::Cancelling => "cancelling",
         Ended::StillRunning(_) => "still_running",
         Ended::Failed(_) => "failed",
         Ended::Interrupted { .. } => "interrupted",

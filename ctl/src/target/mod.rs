@@ -153,6 +153,20 @@ impl Target {
                 .collect(),
         }
     }
+
+    /// The arguments that lead to one of its hosts alone.
+    pub(crate) fn arguments_of(&self, host: &Host) -> String {
+        let environment = self.environment.iter().map(|name| format!(" -e {name}"));
+        // An environment names its project.
+        let project = match &self.environment {
+            Some(_) => None,
+            None => self.project.as_ref(),
+        };
+        environment
+            .chain([format!(" --host {}", host.url)])
+            .chain(project.map(|project| format!(" --project {project}")))
+            .collect()
+    }
 }
 
 /// The project that `deploy.toml` or the arguments name, when they do: for texts that only suggest.
@@ -345,6 +359,10 @@ pin = ["sha256//BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="]
     fn a_host_is_an_address_or_a_name_in_the_environment() {
         let target = resolve("-e production --host web-2", Some(FILE), None).unwrap();
         assert_eq!(names(&target), ["web-2"]);
+        assert_eq!(
+            target.arguments_of(target.hosts.first().unwrap()),
+            " -e production --host https://web-2.example.com:8443"
+        );
         let target = resolve("--host https://127.0.0.1:9 --project x", None, None).unwrap();
         assert_eq!(names(&target), ["127.0.0.1:9"]);
         assert_eq!(target.arguments(), " --host https://127.0.0.1:9 --project x");

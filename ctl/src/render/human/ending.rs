@@ -89,6 +89,18 @@ fn good(report: &Report, paint: Paint) -> Vec<String> {
             format!("  Follow: deployctl watch{} {}", report.arguments, report.id),
         ];
     }
+    let cancelling: Vec<_> = report
+        .hosts
+        .iter()
+        .filter(|host| matches!(host.ended, Ended::Cancelling))
+        .map(|host| host.host.name.as_str())
+        .collect();
+    if !cancelling.is_empty() {
+        return vec![
+            format!("{mark} cancelling {} on {}", report.id, cancelling.join(", ")),
+            format!("  Follow: deployctl watch{} {}", report.arguments, report.id),
+        ];
+    }
     let cancelled: Vec<_> = report.hosts.iter().filter_map(cancelled).collect();
     if !cancelled.is_empty() {
         return vec![format!(
@@ -223,13 +235,14 @@ fn headline(report: &Report, host: &HostReport) -> String {
         },
         Ended::Planned => format!("{subject} is planned on {name}"),
         Ended::Accepted => format!("{subject} is accepted on {name}"),
+        Ended::Cancelling => format!("cancelling {} on {name}", report.id),
         Ended::StillRunning(error) => format!("{subject} on {name}: {error}"),
         Ended::Failed(error) => error.to_string(),
         Ended::Interrupted { accepted: true } => {
             format!("Stopped watching: {subject} goes on on {name}")
         }
         Ended::Interrupted { accepted: false } => {
-            format!("Interrupted before {name} answered: it may have begun there")
+            format!("Interrupted before {name} answered: it may have taken it")
         }
         Ended::Untouched => format!("{name} was not touched"),
     }
@@ -250,7 +263,11 @@ fn why(host: &HostReport) -> Vec<String> {
                 vec![clean(&causes.join(": "))]
             }
         }
-        Ended::Planned | Ended::Accepted | Ended::Interrupted { .. } | Ended::Untouched => Vec::new(),
+        Ended::Planned
+        | Ended::Accepted
+        | Ended::Cancelling
+        | Ended::Interrupted { .. }
+        | Ended::Untouched => Vec::new(),
     }
 }
 
@@ -259,7 +276,11 @@ fn more(host: &HostReport) -> &[String] {
     let problem = match &host.ended {
         Ended::Outcome(outcome) | Ended::Cancelled(outcome) => outcome.problem.as_ref(),
         Ended::StillRunning(error) | Ended::Failed(error) => error.problem(),
-        Ended::Planned | Ended::Accepted | Ended::Interrupted { .. } | Ended::Untouched => None,
+        Ended::Planned
+        | Ended::Accepted
+        | Ended::Cancelling
+        | Ended::Interrupted { .. }
+        | Ended::Untouched => None,
     };
     problem.map_or(&[], |problem| problem.lines.as_slice())
 }
@@ -299,6 +320,7 @@ fn now(host: &HostReport) -> Option<String> {
         Ended::Failed(error) if error.is_certainly_not_accepted() => Some(format!("{name} was not touched")),
         Ended::Planned
         | Ended::Accepted
+        | Ended::Cancelling
         | Ended::StillRunning(_)
         | Ended::Failed(_)
         | Ended::Interrupted { .. } => None,
@@ -327,7 +349,7 @@ fn next(report: &Report, host: &HostReport) -> Option<String> {
         }
         Ended::StillRunning(_) | Ended::Interrupted { .. } => Some(watch()),
         Ended::Failed(error) => error.hint(),
-        Ended::Planned | Ended::Accepted | Ended::Untouched => None,
+        Ended::Planned | Ended::Accepted | Ended::Cancelling | Ended::Untouched => None,
     }
 }
 

@@ -14,8 +14,14 @@ use jiff::Timestamp;
 use super::called;
 use crate::render::text::{Paint, ago, clean, columns, took};
 
-/// The lines of `status`.
-pub(crate) fn status(status: &ProjectStatus, host: &str, now: Timestamp, paint: Paint) -> Vec<String> {
+/// The lines of `status`; `arguments` lead to this host again, in what is suggested.
+pub(crate) fn status(
+    status: &ProjectStatus,
+    host: &str,
+    arguments: &str,
+    now: Timestamp,
+    paint: Paint,
+) -> Vec<String> {
     let heading = format!("{} on {host}", status.project);
     let mut lines = vec![match &status.release {
         Some(release) => format!("{}: {}", paint.bold(&heading), release_line(release, now)),
@@ -54,24 +60,30 @@ pub(crate) fn status(status: &ProjectStatus, host: &str, now: Timestamp, paint: 
     }
     let attention = status.attention.iter();
     lines.extend(attention.map(|text| format!("  {} {}", paint.bad("!"), clean(text))));
-    lines.extend(drift(&status.drift, paint));
+    lines.extend(drift(&status.drift, arguments, paint));
     let missing = status.missing.iter().map(missing_line);
     lines.extend(missing.map(|text| format!("  {} {text}", paint.warn("!"))));
     lines
 }
 
 /// What drifted, and what to do about it. Edited files are among what needs attention already.
-fn drift(drift: &[Drift], paint: Paint) -> Vec<String> {
+fn drift(drift: &[Drift], arguments: &str, paint: Paint) -> Vec<String> {
     let (files, services): (Vec<&Drift>, Vec<&Drift>) =
         drift.iter().partition(|one| one.kind == DriftKind::Edited);
     let line = |text: &str| format!("  {} {text}", paint.warn("!"));
     let mut lines: Vec<String> = services
         .iter()
-        .map(|one| line(&format!("drift: {}: deployctl reconcile", clean(&one.detail))))
+        .map(|one| {
+            line(&format!(
+                "drift: {}: deployctl reconcile{arguments}",
+                clean(&one.detail)
+            ))
+        })
         .collect();
     if !files.is_empty() {
-        let what = "to undo the edits: deployctl reconcile --discard-edits; to deploy on top of them: deployctl push --accept-edits";
-        lines.push(line(what));
+        lines.push(line(&format!(
+            "to undo the edits: deployctl reconcile{arguments} --discard-edits; to deploy on top of them: deployctl push{arguments} --accept-edits"
+        )));
     }
     lines
 }
@@ -247,6 +259,14 @@ fn why(deployment: &DeploymentView) -> String {
             .undone_by
             .as_ref()
             .map(|id| format!("undone later by {id}")),
+        deployment
+            .cancelled_by
+            .as_ref()
+            .map(|key| format!("cancelled by {key}")),
+        deployment
+            .sequence
+            .as_ref()
+            .map(|sequence| format!("run {sequence}")),
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();
     parts.join("; ")
@@ -432,6 +452,7 @@ mod tests {
                 ],
             },
             "web-1",
+            " -e production",
             now(),
             PLAIN,
         );
@@ -444,8 +465,8 @@ mod tests {
   … release 41 is watched for 8m more, and goes back by itself if it falls sick
   ! last deployment 0000000000000abc rolled back: web: GET http://127.0.0.1:8080/health gave 500, 12 times in 60s
   ! docker-compose.yml was edited by hand
-  ! drift: web has no container, the release runs v1.4.1: deployctl reconcile
-  ! to undo the edits: deployctl reconcile --discard-edits; to deploy on top of them: deployctl push --accept-edits
+  ! drift: web has no container, the release runs v1.4.1: deployctl reconcile -e production
+  ! to undo the edits: deployctl reconcile -e production --discard-edits; to deploy on top of them: deployctl push -e production --accept-edits
   ! release 40 (v1.4.0): the images of web and api are not on this host any more, so a rollback to it pulls them by digest"
         );
     }
