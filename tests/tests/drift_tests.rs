@@ -294,7 +294,7 @@ fn edits_stay_in_a_reconciliation_unless_they_are_to_be_discarded() -> Result<()
         (project.file("compose.yaml")?, colour()?),
         (left.clone(), "red".into())
     );
-    ctl.run(&["cancel", id])?;
+    ctl.expect(0, &["cancel", id])?;
     assert_eq!(ctl.json(3, &["watch", id])?.result(), "rolled_back");
     assert_eq!(
         (project.file("compose.yaml")?, colour()?),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use deploy_proto::event::PhaseName;
 use deploy_tests::agent::{Agent, Settings, write_config};
 use deploy_tests::command::docker;
@@ -67,16 +67,28 @@ fn image_id(project: &Project, tag: &str) -> Result<String> {
     .text()
 }
 
-/// Waits until this many images were removed by the agent, and it is done with that.
+/// Waits until the clean-ups of a project that ended have removed this many images, and the metric says so too.
 fn removed(agent: &Agent, project: &Project, count: u32) -> Result<()> {
-    let line = format!(
-        "deploy_agent_images_removed_total{{project=\"{}\"}} {count}\n",
-        project.name()
-    );
     until(&format!("{count} images are removed"), SOON, || {
-        let (_, metrics) = agent.monitor("/metrics")?;
-        let ended = agent.log().matches("clean-up ended").count();
-        Ok((metrics.contains(&line) && ended > 0).then_some(()))
+        let mut removed = 0;
+        for line in agent.log().lines() {
+            if line.contains("clean-up ended") && line.contains(project.name()) {
+                let (_, rest) = line.split_once("removed=").context("no count")?;
+                let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                removed += digits.parse::<u32>()?;
+            }
+        }
+        ensure!(removed <= count, "{removed} are removed");
+        Ok((removed == count).then_some(()))
+    })?;
+    metric_is(agent, project, "images_removed_total", count)
+}
+
+/// Waits until a metric of the project has this value.
+fn metric_is(agent: &Agent, project: &Project, name: &str, value: u32) -> Result<()> {
+    let line = format!("deploy_agent_{name}{{project=\"{}\"}} {value}\n", project.name());
+    until(&line, SOON, || {
+        Ok(agent.monitor("/metrics")?.1.contains(&line).then_some(()))
     })
 }
 
@@ -169,11 +181,13 @@ fn kept_releases_need_no_registry_and_older_images_go_unless_somebody_has_a_use_
 fn an_image_removed_by_hand_is_noticed_and_a_rollback_pulls_it_by_digest() -> Result<()> {
     let registry = Registry::start()?;
     let shop = project(&registry, "v1")?;
-    let agent = agent(&shop, &registry, 3)?;
+    let mut agent = agent(&shop, &registry, 3)?;
     let ctl = agent.ctl()?;
     deploy(&ctl, &shop, "v2")?;
     deploy(&ctl, &shop, "v3")?;
     assert!(ctl.json(0, &["status"])?.list("/missing").is_empty());
+    let without_images = "kept_releases_without_images";
+    metric_is(&agent, &shop, without_images, 0)?;
 
     docker(["rmi", "--force", &image_id(&shop, "v2")?]).text()?;
     let status = ctl.json(0, &["status"])?;
@@ -192,6 +206,9 @@ fn an_image_removed_by_hand_is_noticed_and_a_rollback_pulls_it_by_digest() -> Re
     let shown = ctl.expect(0, &["status"])?;
     shown.says("release 2 (v2): the image of web is not on this host any more")?;
     ctl.expect(0, &["history"])?.says("(away)")?;
+    // The metric is looked after at every start, after every deployment, and every 15 minutes.
+    agent.restart()?;
+    metric_is(&agent, &shop, without_images, 1)?;
 
     // Without the registry that is said before anything is stopped.
     registry.stop();
@@ -206,6 +223,7 @@ fn an_image_removed_by_hand_is_noticed_and_a_rollback_pulls_it_by_digest() -> Re
     ctl.json(0, &["rollback"])?;
     assert_eq!(shop.version("web")?, "v2");
     assert!(ctl.json(0, &["status"])?.list("/missing").is_empty());
+    metric_is(&agent, &shop, without_images, 0)?;
 
     // The image that ran is removed while the next one is watched: the way back pulls it by its digest.
     let old = image_id(&shop, "v2")?;

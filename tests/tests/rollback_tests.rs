@@ -165,6 +165,20 @@ fn a_rollback_that_is_asked_for_goes_where_it_is_asked_to_and_needs_no_registry(
     Ok(())
 }
 
+/// Holds what monitoring is told: the code of `/healthz`, and the metric that a stuck project sets.
+fn monitored(agent: &Agent, code: u16, stuck: u8) -> Result<()> {
+    assert_eq!(agent.monitor("/healthz")?.0, code);
+    let (_, metrics) = agent.monitor("/metrics")?;
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("deploy_agent_stuck{project="));
+    assert!(
+        line.is_some_and(|line| line.ends_with(&format!(" {stuck}"))),
+        "{line:?}"
+    );
+    Ok(())
+}
+
 #[test]
 fn what_cannot_be_put_back_is_stuck_and_says_so_after_a_restart_too() -> Result<()> {
     let registry = Registry::start()?;
@@ -174,6 +188,7 @@ fn what_cannot_be_put_back_is_stuck_and_says_so_after_a_restart_too() -> Result<
     let ctl = agent.ctl()?;
     let old = clinic.image_id(SERVICE)?;
     clinic.push_version(SERVICE, Mode::Sick, "dev-51c0001")?;
+    monitored(&agent, 200, 0)?;
     let id = "00000000000000bb";
     let set = clinic.set_argument(SERVICE, "dev-51c0001");
     let pushing = ctl.spawn(&["push", "--set", &set, "--id", id])?;
@@ -188,7 +203,7 @@ fn what_cannot_be_put_back_is_stuck_and_says_so_after_a_restart_too() -> Result<
     let attention = |agent: &Agent| -> Result<()> {
         let status = agent.ctl()?.json(0, &["status"])?;
         assert!(!status.list("/attention").is_empty(), "{status:?}");
-        Ok(())
+        monitored(agent, 503, 1)
     };
     attention(&agent)?;
     agent.restart()?;
@@ -209,7 +224,7 @@ fn what_cannot_be_put_back_is_stuck_and_says_so_after_a_restart_too() -> Result<
     )?;
     assert_eq!(pushed.result(), "live");
     assert_eq!(clinic.service_version(SERVICE)?, "dev-900d001");
-    Ok(())
+    monitored(&agent, 200, 0)
 }
 
 #[test]
