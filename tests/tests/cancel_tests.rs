@@ -6,10 +6,14 @@ use deploy_proto::problem::Code;
 use deploy_tests::agent::{Agent, Settings};
 use deploy_tests::clinic::Clinic;
 use deploy_tests::ctl::Ctl;
+use deploy_tests::engine::Engine;
 use deploy_tests::images::{Image, Mode, Registry};
+use deploy_tests::liar::{About, Liar, Lie};
 use deploy_tests::wire::Events;
 
 const SERVICE: &str = "auth_service";
+/// Large enough for a layer whose pull can be held in the middle.
+const IMAGE_BYTES: u64 = 2_000_000;
 
 /// What must be the same after a deployment that was cancelled.
 fn stands(clinic: &Clinic) -> Result<(String, String, Vec<String>)> {
@@ -39,7 +43,8 @@ fn cancelled_in(agent: &Agent, ctl: &Ctl, set: &str, id: &str, phase: PhaseName)
 
 #[test]
 fn cancelled_before_the_edit_it_is_refused_and_after_it_goes_back() -> Result<()> {
-    let registry = Registry::start()?;
+    let liar = Liar::start()?;
+    let registry = Registry::start_behind(&Engine::shared(), &liar)?;
     let clinic = Clinic::start_only(&registry, &[SERVICE])?;
     // Never well within the test: it would be watched for a minute.
     let settings = Settings::default().project("wait", "\"60s\"");
@@ -51,7 +56,7 @@ fn cancelled_before_the_edit_it_is_refused_and_after_it_goes_back() -> Result<()
         next += 1;
         let tag = format!("dev-{next:07x}");
         Image::new(SERVICE, &tag, mode)
-            .extra_bytes(60_000_000)
+            .extra_bytes(IMAGE_BYTES)
             .build_and_push(&registry, "drassistant/auth_service", &tag)?;
         Ok((clinic.set_argument(SERVICE, &tag), format!("{next:016x}")))
     };
@@ -61,7 +66,11 @@ fn cancelled_before_the_edit_it_is_refused_and_after_it_goes_back() -> Result<()
         (PhaseName::Watching, Ending::RolledBack),
     ] {
         let (set, id) = fresh(Mode::Sick)?;
+        if phase == PhaseName::Pulling {
+            liar.lie(About::Layers, Lie::Stalled);
+        }
         let ended = cancelled_in(&agent, &ctl, &set, &id, phase)?;
+        liar.be_honest();
         assert_eq!(ended, ending, "{phase:?}");
         assert_eq!(stands(&clinic)?, before, "{phase:?}");
         assert_eq!(clinic.get(SERVICE, "/health")?.0, 200, "{phase:?}");

@@ -9,7 +9,9 @@ use deploy_tests::agent::{Agent, Settings, write_config};
 use deploy_tests::clinic::Clinic;
 use deploy_tests::command::docker;
 use deploy_tests::ctl::Ctl;
+use deploy_tests::engine::Engine;
 use deploy_tests::images::{Image, Mode, Registry};
+use deploy_tests::liar::{About, Liar, Lie};
 use deploy_tests::project::Project;
 use deploy_tests::until::until;
 use deploy_tests::wire::Events;
@@ -236,7 +238,8 @@ fn killed_while_a_container_takes_its_time_to_stop_it_still_ends() -> Result<()>
 
 #[test]
 fn a_project_that_is_taken_out_in_the_middle_ends_refused_or_says_where_to_look() -> Result<()> {
-    let registry = Registry::start()?;
+    let liar = Liar::start()?;
+    let registry = Registry::start_behind(&Engine::shared(), &liar)?;
     let mut host = Host::start(&registry)?;
     let file = host.agent.project_file(host.clinic.project());
     let text = std::fs::read_to_string(&file)?;
@@ -247,14 +250,19 @@ fn a_project_that_is_taken_out_in_the_middle_ends_refused_or_says_where_to_look(
         host.next += 1;
         let (tag, id) = (format!("dev-{:07x}", host.next), format!("{:016x}", host.next));
         Image::new(SERVICE, &tag, Mode::Good)
-            .extra_bytes(60_000_000)
+            .extra_bytes(2_000_000)
             .build_and_push(&registry, "drassistant/auth_service", &tag)?;
         let set = host.clinic.set_argument(SERVICE, &tag);
+        // The pull is held until the agent is dead.
+        if phase == PhaseName::Pulling {
+            liar.lie(About::Layers, Lie::Stalled);
+        }
         host.ctl
             .expect(0, &["push", "--set", &set, "--id", &id, "--detach"])?;
         let key = host.ctl.private_key()?;
         Events::follow(&host.agent, &key, &id, None)?.reach(phase)?;
         host.agent.kill9_all()?;
+        liar.be_honest();
         std::fs::remove_file(&file)?;
         host.agent.resume()?;
         let outcome = outcome(&Events::follow(&host.agent, &key, &id, None)?.all()?)?;
