@@ -83,13 +83,16 @@ impl Fault {
 }
 
 /// The phases that a fault can strike in; those on the way back are reached with a sick image.
-pub const PHASES: [PhaseName; 9] = [
+pub const PHASES: [PhaseName; 12] = [
     PhaseName::Accepted,
     PhaseName::Pulling,
     PhaseName::Gating,
+    PhaseName::BackingUp,
     PhaseName::Editing,
+    PhaseName::BeforeHook,
     PhaseName::Restarting,
     PhaseName::Watching,
+    PhaseName::AfterHook,
     PhaseName::Restoring,
     PhaseName::RestartingOld,
     PhaseName::WatchingOld,
@@ -134,6 +137,19 @@ impl Struck {
             databases_come_back: true,
             next: 0,
         })
+    }
+
+    /// The same, with a hook of each kind, those in the image long enough to be struck.
+    pub fn with_hooks(mut self) -> Result<Self> {
+        let in_the_image = |moment: &str, name: &str| {
+            format!("{moment}\nname = \"{name}\"\nservice = \"{SERVICE}\"\ncommand = [\"sleep\", \"1\"]")
+        };
+        self.agent.set_hooks(&[
+            "before = \"everything\"\nname = \"backup\"\ncommand = [\"/bin/sleep\", \"1\"]".to_owned(),
+            in_the_image("before = \"restart\"", "migrate"),
+            in_the_image("after = \"live\"", "smoke"),
+        ])?;
+        Ok(self)
     }
 
     /// The same, where neither the service nor the first of its databases has a restart policy: what ends with the
@@ -253,6 +269,9 @@ impl Struck {
             .text()?;
         let half_made = |name: &str| !name.starts_with(self.clinic.project());
         ensure!(!containers.lines().any(half_made), "half made: {containers}");
+        let of_hooks = ["ps", "--all", "--filter", "label=com.docker.compose.oneoff=True"];
+        let left = self.engine.docker(of_hooks).args(["--quiet"]).text()?;
+        ensure!(left.is_empty(), "containers of hooks are left: {left}");
         self.check_history()
     }
 

@@ -35,15 +35,17 @@ const SIZE: &str = "size=12m";
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// From when on it is full; before the push when none.
-const FROM: [Option<PhaseName>; 8] = [
+const FROM: [Option<PhaseName>; 10] = [
     None,
     Some(PhaseName::Accepted),
     Some(PhaseName::Pulling),
     Some(PhaseName::Gating),
     Some(PhaseName::BackingUp),
     Some(PhaseName::Editing),
+    Some(PhaseName::BeforeHook),
     Some(PhaseName::Restarting),
     Some(PhaseName::Watching),
+    Some(PhaseName::AfterHook),
 ];
 const BACK_FROM: [Option<PhaseName>; 4] = [
     Some(PhaseName::Watching),
@@ -141,7 +143,9 @@ fn run(
 ) -> Result<()> {
     let forward = [Ask::Good, Ask::Rollback]
         .into_iter()
-        .flat_map(|ask| FROM.map(|from| (ask, from)));
+        .flat_map(|ask| FROM.map(|from| (ask, from)))
+        // A rollback runs no hook before the restart.
+        .filter(|case| *case != (Ask::Rollback, Some(PhaseName::BeforeHook)));
     let cases = forward
         .chain(BACK_FROM.map(|from| (Ask::Bad, from)))
         .map(|(ask, from)| {

@@ -20,7 +20,7 @@ fn run(options: &Options, tally: &Tally) -> Result<()> {
     tally.counts().of += all.len();
     let cases = options.drawn(all, &mut options.random(ENGINE.name));
     with_own_engine(|engine| {
-        let mut struck = Struck::start(engine)?;
+        let mut struck = Struck::start(engine)?.with_hooks()?;
         for (phase, fault) in cases {
             let name = format!("engine {fault:?} while {}", phase.as_str());
             match struck.survives(phase, fault) {
@@ -29,7 +29,7 @@ fn run(options: &Options, tally: &Tally) -> Result<()> {
                     tally.add(&name, &Came::Tried(vec![format!("{violation:#}")]));
                     // Whatever is left of it must not count against the next case.
                     drop(struck);
-                    struck = Struck::start(engine)?;
+                    struck = Struck::start(engine)?.with_hooks()?;
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Every write, flush, rename, unlink, open and truncation that the agent makes in its state and in the project's folder
 //! fails once, or is where the agent is killed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -111,15 +112,14 @@ struct Fault {
 }
 
 impl Fault {
-    /// A way to break each call that was counted.
+    /// Every way to break each call that was counted.
     fn all(counts: &Counts, calls: &[&'static str], whats: &[&str]) -> Vec<Self> {
         let mut all = Vec::new();
         for ((name, thread), most) in counts {
             let Some(&call) = calls.iter().find(|call| *call == name) else {
                 continue;
             };
-            // Each call is broken once; in which of the ways goes round.
-            let ways = (1..=*most).zip(whats.iter().cycle().skip(*thread));
+            let ways = (1..=*most).flat_map(|at| whats.iter().map(move |what| (at, what)));
             all.extend(ways.map(|(at, what)| Self {
                 call,
                 what: format!("{what}:when={at}"),
@@ -187,10 +187,11 @@ fn counted(stage: &mut Stage, calls: &[&'static str]) -> Result<Vec<(Ask, Counts
         until("the deployment ends", DEADLINE, || {
             Ok(has_ended(&stage.agent.log(), &asked.id).then_some(()))
         })?;
+        let threads = strace.threads().to_vec();
         let seen = strace.detach()?;
         let broken = judge(stage, &asked, allowed)?;
         ensure!(broken.is_empty(), "while only counting: {broken:?}");
-        counted.push((ask, counts_by_thread(&seen)));
+        counted.push((ask, counts_by_thread(&seen, &threads)?));
     }
     Ok(counted)
 }
@@ -300,7 +301,10 @@ fn at_start(options: &Options, tally: &Tally) -> Result<()> {
         ground.ready.push(stage);
         // All threads are looked at in a start, so it is the same fault in each of them.
         let mut most = Counts::new();
-        for ((call, _thread), count) in counts_by_thread(&log.read()?) {
+        let seen = log.read()?;
+        let threads: BTreeSet<u32> = seen.iter().map(|one| one.thread).collect();
+        let threads: Vec<u32> = threads.into_iter().collect();
+        for ((call, _thread), count) in counts_by_thread(&seen, &threads)? {
             let largest = most.entry((call, 0)).or_default();
             *largest = count.max(*largest);
         }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use deploy_proto::event::{Ending, Event, Outcome};
+use deploy_proto::event::{Ending, Event, Happened, Outcome};
 use deploy_proto::release::{ProjectStatus, ServiceHealth};
 use rusqlite::{Connection, OpenFlags};
 
-use super::stage::{Asked, DATABASE, FILES, SERVICES, Stage, Version};
+use super::stage::{Asked, DATABASE, FILES, OWNED, SERVICES, Stage, Version};
 use crate::command::docker;
 
 /// Nothing was broken that could keep it from going live.
@@ -27,6 +27,7 @@ const CHECKED_BY_A_PUSH: u64 = 4;
 pub fn judge(stage: &mut Stage, asked: &Asked, allowed: &[Ending]) -> Result<Vec<String>> {
     let (events, outcome) = stage.end(&asked.id)?;
     let mut broken = gaps(&events);
+    broken.extend(hooks(&events, outcome.result));
     if !allowed.contains(&outcome.result) {
         broken.push(format!(
             "it ended {:?}, allowed is {allowed:?}: {outcome:?}",
@@ -66,11 +67,47 @@ pub fn takes_the_next(stage: &mut Stage, asked: &Asked) -> Result<Vec<String>> {
 fn gaps(events: &[Event]) -> Vec<String> {
     let numbers: Vec<u64> = events.iter().filter_map(|event| event.seq).collect();
     let expected: Vec<u64> = (1..).take(numbers.len()).collect();
-    if numbers == expected {
-        Vec::new()
-    } else {
-        vec![format!("the journal has gaps: {numbers:?}")]
+    let mut broken = Vec::new();
+    if numbers != expected {
+        broken.push(format!("the journal has gaps: {numbers:?}"));
     }
+    let is_end = |event: &&Event| matches!(event.what, Happened::Ended { .. });
+    let ends = events.iter().filter(is_end).count();
+    if ends != 1 || !events.last().as_ref().is_some_and(is_end) {
+        broken.push(format!(
+            "its end is not the last event, or not the only one: {events:?}"
+        ));
+    }
+    broken
+}
+
+/// Each hook of the plan is done once when the release is live, and never twice: what ended well is not run again.
+fn hooks(events: &[Event], ending: Ending) -> Vec<String> {
+    let done = |name: &str| {
+        let is_it = |event: &&Event| matches!(&event.what, Happened::HookDone { hook, .. } if hook == name);
+        events.iter().filter(is_it).count()
+    };
+    // An agent that was killed while it planned plans again: the last plan is the one that is followed.
+    let planned = events.iter().rev().find_map(|event| {
+        if let Happened::Planned { plan } = &event.what {
+            Some(&plan.hooks)
+        } else {
+            None
+        }
+    });
+    let least = usize::from(ending == Ending::Live);
+    planned
+        .into_iter()
+        .flatten()
+        .filter(|hook| !(least..=1).contains(&done(&hook.name)))
+        .map(|hook| {
+            format!(
+                "it ended {ending:?}, and hook {} was done {} times",
+                hook.name,
+                done(&hook.name)
+            )
+        })
+        .collect()
 }
 
 /// Everything is as it is when a version runs, and the agent says so.
@@ -95,6 +132,7 @@ fn files(stage: &Stage, version: Version) -> Result<Vec<String>> {
     if stage.files_of(version)? != now {
         broken.push(format!("the files are not those of {version:?}: {now:?}"));
     }
+    broken.extend(owned(stage)?);
     let mut expected = FILES.map(str::to_owned);
     expected.sort_unstable();
     let names = stage.names()?;
@@ -102,6 +140,16 @@ fn files(stage: &Stage, version: Version) -> Result<Vec<String>> {
         broken.push(format!("the folder has {names:?}"));
     }
     Ok(broken)
+}
+
+/// The files belong to whom they belonged, with the same modes.
+fn owned(stage: &Stage) -> Result<Vec<String>> {
+    let now = stage.owned()?;
+    Ok(if now == OWNED {
+        Vec::new()
+    } else {
+        vec![format!("owners and modes are {now:?}, they were {OWNED:?}")]
+    })
 }
 
 /// Each service has one container, which runs the version's image and is well; the database is untouched; nothing
@@ -176,7 +224,7 @@ fn says(stage: &Stage, version: Version, status: &ProjectStatus) -> Result<Vec<S
 /// What is promised of the worst end: it is said, no file is between the old bytes and the new ones, and once the disk
 /// works again a push is all that is needed.
 fn stuck(stage: &mut Stage, asked: &Asked) -> Result<Vec<String>> {
-    let mut broken = Vec::new();
+    let mut broken = owned(stage)?;
     let sides = [stage.files_of(asked.before)?, stage.files_of(asked.target)?];
     for (at, now) in stage.files()?.iter().enumerate() {
         if !sides.iter().any(|side| side.get(at) == Some(now)) {

@@ -33,7 +33,7 @@ pub const ROLLBACK: Group = Group {
         run(
             "kill-rollback",
             Ask::Rollback,
-            FORWARD_PHASES,
+            ROLLBACK_PHASES,
             LIVE,
             options,
             tally,
@@ -52,12 +52,26 @@ const FORWARD_PHASES: &[(PhaseName, u16)] = &[
     (PhaseName::Accepted, 120),
     (PhaseName::Pulling, 40),
     (PhaseName::Gating, 80),
-    (PhaseName::BackingUp, 20),
+    (PhaseName::BackingUp, 200),
+    (PhaseName::Editing, 120),
+    (PhaseName::BeforeHook, 900),
+    (PhaseName::Restarting, 900),
+    (PhaseName::Watching, 300),
+    (PhaseName::AfterHook, 200),
+];
+/// A rollback runs no hook before the restart.
+const ROLLBACK_PHASES: &[(PhaseName, u16)] = &[
+    (PhaseName::Accepted, 120),
+    (PhaseName::Pulling, 40),
+    (PhaseName::Gating, 80),
+    (PhaseName::BackingUp, 200),
     (PhaseName::Editing, 120),
     (PhaseName::Restarting, 900),
     (PhaseName::Watching, 300),
+    (PhaseName::AfterHook, 200),
 ];
 const BACK_PHASES: &[(PhaseName, u16)] = &[
+    (PhaseName::BeforeHook, 900),
     (PhaseName::Restarting, 900),
     (PhaseName::Watching, 400),
     (PhaseName::Restoring, 30),
@@ -79,8 +93,8 @@ enum Who {
     Agent,
     /// The agent and all that it started, as in a power cut.
     All,
-    /// What the agent started; the agent lives.
-    Compose,
+    /// What the agent started, a `docker compose` or a hook; the agent lives.
+    Children,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -136,7 +150,7 @@ fn again(options: &Options, tally: &Tally) -> Result<()> {
         let (ask, phases, allowed) = match number % 3 {
             0 => (Ask::Good, FORWARD_PHASES, LIVE),
             1 => (Ask::Bad, BACK_PHASES, BACK),
-            _ => (Ask::Rollback, FORWARD_PHASES, LIVE),
+            _ => (Ask::Rollback, ROLLBACK_PHASES, LIVE),
         };
         let mut deaths: Vec<(usize, Death)> = (0..2 + random.below(2))
             .filter_map(|_| {
@@ -163,8 +177,16 @@ fn again(options: &Options, tally: &Tally) -> Result<()> {
 }
 
 fn who_may_die(phase: PhaseName) -> &'static [Who] {
-    if matches!(phase, PhaseName::Restarting | PhaseName::RestartingOld) {
-        &[Who::Agent, Who::All, Who::Compose]
+    let has_children = matches!(
+        phase,
+        PhaseName::BackingUp
+            | PhaseName::BeforeHook
+            | PhaseName::Restarting
+            | PhaseName::AfterHook
+            | PhaseName::RestartingOld
+    );
+    if has_children {
+        &[Who::Agent, Who::All, Who::Children]
     } else {
         &[Who::Agent, Who::All]
     }
@@ -180,7 +202,7 @@ fn die(stage: &mut Stage, ask: Ask, deaths: &[Death], allowed: &[Ending]) -> Res
     let answer = stage.send(&asked)?;
     ensure!(answer.status == 202, "{answer:?}");
     let mut died = 0;
-    let mut compose_died = false;
+    let mut children_died = false;
     for death in deaths {
         if !reached(stage, &asked.id, death.phase)? {
             break;
@@ -190,8 +212,8 @@ fn die(stage: &mut Stage, ask: Ask, deaths: &[Death], allowed: &[Ending]) -> Res
         match death.who {
             Who::Agent => stage.agent.kill9()?,
             Who::All => stage.agent.kill9_all()?,
-            Who::Compose => {
-                let children = descendants(stage.agent.pid()?)?;
+            Who::Children => {
+                let children = children(stage, &asked.id)?;
                 if children.is_empty() {
                     continue;
                 }
@@ -199,7 +221,7 @@ fn die(stage: &mut Stage, ask: Ask, deaths: &[Death], allowed: &[Ending]) -> Res
                     // It may have ended meanwhile.
                     drop(signal_process(child, Signal::KILL));
                 }
-                compose_died = true;
+                children_died = true;
                 died += 1;
                 continue;
             }
@@ -207,8 +229,8 @@ fn die(stage: &mut Stage, ask: Ask, deaths: &[Death], allowed: &[Ending]) -> Res
         died += 1;
         stage.agent.resume()?;
     }
-    // The agent sees that Compose failed, and takes that for what it is: a reason to go back.
-    let allowed = if compose_died {
+    // The agent sees that Compose or a hook failed, and takes that for what it is: a reason to go back.
+    let allowed = if children_died {
         super::judge::WHOLE
     } else {
         allowed
@@ -223,6 +245,15 @@ fn die(stage: &mut Stage, ask: Ask, deaths: &[Death], allowed: &[Ending]) -> Res
     }
     broken.extend(takes_the_next(stage, &asked)?);
     Ok(Came::Tried(broken))
+}
+
+/// Waits until something that the agent started runs; none when the deployment ended before.
+fn children(stage: &Stage, id: &str) -> Result<Vec<u32>> {
+    let pid = stage.agent.pid()?;
+    until("a child of the agent runs", PHASE_DEADLINE, || {
+        let children = descendants(pid)?;
+        Ok((!children.is_empty() || has_ended(&stage.agent.log(), id)).then_some(children))
+    })
 }
 
 /// Waits until the agent's log says that the phase began; false when the deployment ended before. The log, because a

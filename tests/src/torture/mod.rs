@@ -22,6 +22,11 @@ use anyhow::{Result, anyhow};
 use crate::images::Registry;
 use stage::{Images, Stage};
 
+/// So often a case is begun whose trouble was not reached: which thread makes a call is the scheduler's choice.
+const ATTEMPTS: usize = 3;
+/// One case of so many may stay unreached. More, and the group does not try what it says.
+const UNREACHED_ONE_OF: usize = 10;
+
 /// Cases of one kind.
 #[derive(Debug, Clone, Copy)]
 pub struct Group {
@@ -200,9 +205,15 @@ impl Tally {
         self.counts().not_reached
     }
 
-    /// Every broken promise, with its case.
+    /// Every broken promise, with its case; and that too little was tried, which a single case does not show.
     pub fn violations(&self) -> Vec<String> {
-        self.counts().violations.clone()
+        let counts = self.counts();
+        let all = counts.tried + counts.not_reached;
+        let mut violations = counts.violations.clone();
+        if counts.not_reached > 1 && counts.not_reached * UNREACHED_ONE_OF > all {
+            violations.push(format!("{} of {all} cases were not reached", counts.not_reached));
+        }
+        violations
     }
 }
 
@@ -230,6 +241,17 @@ impl Ground {
     }
 }
 
+/// Tries a case until what is to break is reached.
+fn attempted(case: &Case, stage: &mut Stage) -> Result<Came> {
+    for _ in 1..ATTEMPTS {
+        match (case.run)(stage)? {
+            Came::NotReached => {}
+            tried @ Came::Tried(_) => return Ok(tried),
+        }
+    }
+    (case.run)(stage)
+}
+
 /// Tries cases on several stages side by side. A stage on which a promise was broken is left, for a new one.
 fn on_stages(
     options: &Options,
@@ -251,7 +273,7 @@ fn on_stages(
                 None => (ground.make)(&ground.images)?,
             };
             let began = Instant::now();
-            let came = (case.run)(&mut stage);
+            let came = attempted(&case, &mut stage);
             // What cannot be finished is no success: the agent may be the one that hangs.
             let came =
                 came.unwrap_or_else(|error| Came::Tried(vec![format!("{error:#}\n{}", stage.last_log())]));

@@ -1,7 +1,8 @@
-//! What is broken: a project of two services, each with its tag in a file of its own, and an agent.
+//! What is broken: a project of two services, each with its tag in a file of its own, a hook of each kind, and an agent.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,12 +42,41 @@ const ENV: &str = "# the other tag\nAPI_TAG=v1\nSECRET='x$y'\n";
 /// The files that a deployment changes.
 pub const FILES: [&str; 2] = ["docker-compose.yml", ".env"];
 
+/// Owner, group and mode of each, none of which a new file would have by itself.
+pub const OWNED: [Owned; 2] = [
+    Owned {
+        owner: 0,
+        group: 4321,
+        mode: 0o664,
+    },
+    Owned {
+        owner: 1234,
+        group: 4321,
+        mode: 0o640,
+    },
+];
+
+/// A hook of each kind; the one in the new image is long enough by what Compose does for it.
+const HOOKS: [&str; 3] = [
+    "before = \"everything\"\nname = \"backup\"\ncommand = [\"/bin/sleep\", \"0.15\"]",
+    "before = \"restart\"\nname = \"migrate\"\nservice = \"web\"\ncommand = [\"print\", \"migrated\"]",
+    "after = \"live\"\nname = \"smoke\"\ncommand = [\"/bin/sleep\", \"0.15\"]",
+];
+
 /// The versions between which deployments go, and the one that never comes up.
 const GOOD: [&str; 2] = ["v1", "v2"];
 const BAD: &str = "bad";
 
 /// A deployment ends in it, with several restarts of the agent on the way.
 const END_DEADLINE: Duration = Duration::from_secs(90);
+
+/// Who may do what with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owned {
+    owner: u32,
+    group: u32,
+    mode: u32,
+}
 
 /// The images of a run: built once, for all stages.
 #[derive(Debug, Clone)]
@@ -163,6 +193,11 @@ impl Stage {
     pub fn start_on(images: &Images, disks: fn(&Project) -> Result<Vec<Disk>>) -> Result<Self> {
         let files: Vec<(&str, &str)> = FILES.into_iter().zip([COMPOSE, ENV]).collect();
         let project = Project::write(&images.registry, &files)?;
+        for (name, owned) in FILES.into_iter().zip(OWNED) {
+            let path = project.dir().join(name);
+            chown(&path, Some(owned.owner), Some(owned.group))?;
+            fs::set_permissions(&path, Permissions::from_mode(owned.mode))?;
+        }
         let disks = disks(&project)?;
         project.compose(&["up", "-d", "--quiet-pull"]).text()?;
         let database = project.container_id(DATABASE)?;
@@ -171,7 +206,8 @@ impl Stage {
             .project("wait", "\"6s\"")
             .project("order", "\"together\"");
         let docker_config = images.registry.docker_config();
-        let agent = Agent::start_on(project.dir(), project.name(), &docker_config, settings)?;
+        let mut agent = Agent::start_on(project.dir(), project.name(), &docker_config, settings)?;
+        agent.set_hooks(&HOOKS.map(str::to_owned))?;
         let key = agent.ctl()?.private_key()?;
         let mut stage = Self {
             agent,
@@ -332,6 +368,21 @@ impl Stage {
     pub fn files(&self) -> Result<[String; 2]> {
         let [compose, env] = FILES;
         Ok([self.project.file(compose)?, self.project.file(env)?])
+    }
+
+    /// Whose the files are, and their modes.
+    pub fn owned(&self) -> Result<Vec<Owned>> {
+        FILES
+            .into_iter()
+            .map(|name| {
+                let file = fs::metadata(self.project.dir().join(name))?;
+                Ok(Owned {
+                    owner: file.uid(),
+                    group: file.gid(),
+                    mode: file.mode() & 0o7777,
+                })
+            })
+            .collect()
     }
 
     /// Every name in the project's folder.

@@ -61,15 +61,17 @@ impl Tracing {
     /// Attaches to threads that the agent has; returns when every call of theirs from now on is counted. What it
     /// starts is not looked at, or `docker compose` would take several times as long.
     pub fn attach(&self, agent: &Agent, which: Threads) -> Result<Strace> {
-        let mut ids = fs::read_dir(format!("/proc/{}/task", agent.pid()?))?
+        let mut threads = fs::read_dir(format!("/proc/{}/task", agent.pid()?))?
             .map(|thread| Ok(thread?.file_name().to_string_lossy().parse::<u32>()?))
             .collect::<Result<Vec<_>>>()?;
-        ids.sort_unstable();
-        if let Threads::Only(thread) = which {
-            // The main one is the first, and never waits for a disk.
-            ids = ids.into_iter().skip(1).cycle().skip(thread).take(1).collect();
-        }
-        let threads: Vec<String> = ids
+        threads.sort_unstable();
+        // The main one is the first, and never waits for a disk.
+        let numbered = threads.get(1..).unwrap_or_default().to_vec();
+        let attached = match which {
+            Threads::All => threads,
+            Threads::Only(thread) => numbered.iter().copied().cycle().skip(thread).take(1).collect(),
+        };
+        let arguments: Vec<String> = attached
             .iter()
             .flat_map(|id| ["-p".to_owned(), id.to_string()])
             .collect();
@@ -77,16 +79,20 @@ impl Tracing {
         let said = log.with_extension("said");
         let child = Command::new("strace")
             .args(self.arguments(&log))
-            .args(&threads)
+            .args(&arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&said)?)
             .spawn()
             .context("failed to start strace")?;
-        let strace = Strace { child, log: Log(log) };
+        let strace = Strace {
+            child,
+            log: Log(log),
+            threads: numbered,
+        };
         until("strace is attached", ATTACH_DEADLINE, || {
-            let attached = fs::read_to_string(&said)?.matches(" attached").count();
-            Ok((attached == ids.len()).then_some(()))
+            let count = fs::read_to_string(&said)?.matches(" attached").count();
+            Ok((count == attached.len()).then_some(()))
         })
         .with_context(|| fs::read_to_string(&said).unwrap_or_default())?;
         Ok(strace)
@@ -99,9 +105,15 @@ pub struct Strace {
     child: Child,
     /// What it saw.
     pub log: Log,
+    threads: Vec<u32>,
 }
 
 impl Strace {
+    /// The agent's threads that wait for disks, in the order in which [`Threads::Only`] numbers them.
+    pub fn threads(&self) -> &[u32] {
+        &self.threads
+    }
+
     /// Lets go of the agent; returns what was seen.
     pub fn detach(mut self) -> Result<Vec<Seen>> {
         self.end();
@@ -175,19 +187,19 @@ impl Log {
     }
 }
 
-/// How often a call was made by a thread; threads are numbered in the order of their ids, from 0.
+/// How often a call was made by a thread, by its number.
 pub type Counts = BTreeMap<(String, usize), usize>;
 
-/// Counts the calls of each thread by itself, as strace does for `when`.
-pub fn counts_by_thread(seen: &[Seen]) -> Counts {
-    let mut threads: Vec<u32> = seen.iter().map(|one| one.thread).collect();
-    threads.sort_unstable();
-    threads.dedup();
+/// Counts the calls of each thread by itself, as strace does for `when`. A thread's number is its place in the list: the
+/// same when calls are counted and when they are broken, whether or not the threads before it call anything.
+pub fn counts_by_thread(seen: &[Seen], threads: &[u32]) -> Result<Counts> {
     let mut counts = Counts::new();
     for one in seen {
-        if let Ok(thread) = threads.binary_search(&one.thread) {
-            *counts.entry((one.call.clone(), thread)).or_default() += 1;
-        }
+        let thread = threads
+            .binary_search(&one.thread)
+            .ok()
+            .with_context(|| format!("a thread without a number: {}", one.line))?;
+        *counts.entry((one.call.clone(), thread)).or_default() += 1;
     }
-    counts
+    Ok(counts)
 }
