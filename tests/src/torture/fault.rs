@@ -133,6 +133,16 @@ impl Fault {
         self.what.starts_with("signal")
     }
 
+    /// Which threads make which calls is different each time. When the one did not make so many, another may have: all
+    /// of them are tried where the first fault ends the process, and so is the only one.
+    fn threads(&self, attempt: usize) -> Threads {
+        if attempt > 0 && (self.is_kill() || SYNCS.contains(&self.call)) {
+            Threads::All
+        } else {
+            Threads::Only(self.thread + attempt)
+        }
+    }
+
     fn tracing(&self, stage: &Stage) -> Tracing {
         Tracing {
             calls: vec![self.call],
@@ -163,8 +173,8 @@ fn once(
     let mut cases = Vec::new();
     for (ask, counts) in counted {
         cases.extend(Fault::all(&counts, calls, faults).into_iter().map(|fault| {
-            Case::new(format!("{ask:?}: {fault}"), move |stage| {
-                break_once(stage, ask, &fault)
+            Case::attempted(format!("{ask:?}: {fault}"), move |stage, attempt| {
+                break_once(stage, ask, &fault, attempt)
             })
         }));
     }
@@ -196,12 +206,12 @@ fn counted(stage: &mut Stage, calls: &[&'static str]) -> Result<Vec<(Ask, Counts
     Ok(counted)
 }
 
-fn break_once(stage: &mut Stage, ask: Ask, fault: &Fault) -> Result<Came> {
+fn break_once(stage: &mut Stage, ask: Ask, fault: &Fault, attempt: usize) -> Result<Came> {
     let asked = stage.ask(ask)?;
     stage.fresh_agent()?;
     let strace = fault
         .tracing(stage)
-        .attach(&stage.agent, Threads::Only(fault.thread))?;
+        .attach(&stage.agent, fault.threads(attempt))?;
     // The agent may be gone before it answers; what it did is asked later.
     let answer = stage.send(&asked).ok();
     let was_accepted = answer.as_ref().is_some_and(|answer| answer.status == 202);

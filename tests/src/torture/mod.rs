@@ -122,13 +122,17 @@ pub enum Came {
 pub struct Case {
     /// What a person calls it.
     pub name: String,
-    /// Does it and judges it.
+    /// Does it and judges it; which attempt it is, from 0.
     #[expect(clippy::type_complexity, reason = "it is what a case is")]
-    pub run: Box<dyn Fn(&mut Stage) -> Result<Came> + Send>,
+    pub run: Box<dyn Fn(&mut Stage, usize) -> Result<Came> + Send>,
 }
 
 impl Case {
     fn new(name: String, run: impl Fn(&mut Stage) -> Result<Came> + Send + 'static) -> Self {
+        Self::attempted(name, move |stage, _attempt| run(stage))
+    }
+
+    fn attempted(name: String, run: impl Fn(&mut Stage, usize) -> Result<Came> + Send + 'static) -> Self {
         Self {
             name,
             run: Box::new(run),
@@ -243,13 +247,13 @@ impl Ground {
 
 /// Tries a case until what is to break is reached.
 fn attempted(case: &Case, stage: &mut Stage) -> Result<Came> {
-    for _ in 1..ATTEMPTS {
-        match (case.run)(stage)? {
+    for attempt in 0..ATTEMPTS {
+        match (case.run)(stage, attempt)? {
             Came::NotReached => {}
             tried @ Came::Tried(_) => return Ok(tried),
         }
     }
-    (case.run)(stage)
+    Ok(Came::NotReached)
 }
 
 /// Tries cases on several stages side by side. A stage on which a promise was broken is left, for a new one.
