@@ -462,7 +462,7 @@ mod tests {
   SERVICE  IMAGE        DIGEST        HEALTH
   web      acme/web:v1  4b1c07aeb1a4  healthy for 3 days
   db       acme/db:v1   4b1c07aeb1a4  UNHEALTHY: exited (3)  (not deployed from here)
-  … release 41 is watched for 8m more, and goes back by itself if it falls sick
+  … release 41 is watched for 8m 0s more, and goes back by itself if it falls sick
   ! last deployment 0000000000000abc rolled back: web: GET http://127.0.0.1:8080/health gave 500, 12 times in 60s
   ! docker-compose.yml was edited by hand
   ! drift: web has no container, the release runs v1.4.1: deployctl reconcile -e production
@@ -568,6 +568,21 @@ mod tests {
             "{shown}"
         );
         assert!(shown.contains("undone later by 0000000000000abd"), "{shown}");
+    }
+
+    #[test]
+    fn history_tells_which_run_a_push_was_and_who_cancelled_it() {
+        let pushed = DeploymentView {
+            sequence: "4711.2".parse().ok(),
+            cancelled_by: "kim".parse().ok(),
+            ..failed()
+        };
+        assert!(
+            why(&pushed).ends_with("; cancelled by kim; run 4711.2"),
+            "{}",
+            why(&pushed)
+        );
+        assert!(!why(&failed()).contains("run 4711"), "{}", why(&failed()));
     }
 
     #[test]
