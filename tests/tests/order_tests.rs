@@ -1,8 +1,10 @@
 //! CI runs race: whatever order they come in, the newest wins, and the others hear which one did.
 
+use std::fs;
+
 use anyhow::Result;
 use deploy_proto::event::PhaseName;
-use deploy_tests::agent::{Agent, Settings};
+use deploy_tests::agent::{Agent, Settings, write_config};
 use deploy_tests::clinic::Clinic;
 use deploy_tests::ctl::Ctl;
 use deploy_tests::images::{Mode, Registry};
@@ -120,15 +122,20 @@ fn three_runs_at_once_leave_the_newest_and_projects_do_not_wait_for_each_other()
     let registry = Registry::start()?;
     let clinic = Clinic::start_only(&registry, &[SERVICE])?;
     let neighbour = Clinic::start_only(&registry, &[SERVICE])?;
-    let settings = Settings::default().project("settle", "\"4s\"");
+    // The first is watched for longer than the neighbour's whole deployment takes, which settles within a second.
+    let settings = Settings::default().project("settle", "\"15s\"");
     let agent = Agent::start_with(&clinic, settings)?;
     agent.add(neighbour.dir(), neighbour.project())?;
+    let file = agent.project_file(neighbour.project());
+    let text = fs::read_to_string(&file)?.replace("settle = \"15s\"", "settle = \"1s\"");
+    write_config(&file, &text)?;
     agent.reload()?;
     let ctl = agent.ctl()?;
     let key = ctl.private_key()?;
     for tag in ["dev-0000001", "dev-0000002", "dev-0000003"] {
         clinic.push_version(SERVICE, Mode::Good, tag)?;
     }
+    neighbour.push_version(SERVICE, Mode::Good, "dev-0000009")?;
 
     // The first runs; the third waits; the second, which is older, comes last and is refused rather than let in behind.
     let set = |tag: &str| clinic.set_argument(SERVICE, tag);
@@ -143,10 +150,10 @@ fn three_runs_at_once_leave_the_newest_and_projects_do_not_wait_for_each_other()
     assert_eq!(second.code(), "stale");
 
     // Meanwhile the other project deploys, begins and ends.
-    neighbour.push_version(SERVICE, Mode::Good, "dev-0000009")?;
     let beside = ctl.clone().to(&agent.url(), &agent.pin()?, neighbour.project());
     let pushed = beside.push(0, &[&neighbour.set_argument(SERVICE, "dev-0000009")], &[])?;
     assert_eq!(pushed.result(), "live");
+    assert_eq!(ctl.json(0, &["status"])?.at("/running/id"), id);
     assert_eq!(first.end()?.expect(0)?.json()?.result(), "live");
     assert_eq!(third.end()?.expect(0)?.json()?.result(), "live");
     assert_eq!(clinic.service_version(SERVICE)?, "dev-0000003");

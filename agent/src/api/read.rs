@@ -69,9 +69,10 @@ pub(super) async fn status(
     );
     let (services, files) = services?;
     let (deployments, stuck) = (deployments?, stuck?);
+    // The oldest that has not ended: a newer one waits behind it.
     let running = deployments
         .iter()
-        .find(|deployment| deployment.ended_at.is_none())
+        .rfind(|deployment| deployment.ended_at.is_none())
         .map(|deployment| log_lines::view(verified.key(), deployment));
     let last = deployments
         .iter()
