@@ -423,6 +423,8 @@ impl Agent {
             ])
             .env("HOME", self.home.path().join("home"))
             .env("RUST_BACKTRACE", "1")
+            // As the unit has it.
+            .env("MALLOC_ARENA_MAX", "2")
             .envs(&self.settings.env)
             .current_dir("/")
             .stdin(Stdio::null())

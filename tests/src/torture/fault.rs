@@ -309,16 +309,19 @@ fn at_start(options: &Options, tally: &Tally) -> Result<()> {
         let broken = judge(&mut stage, &asked, LIVE)?;
         ensure!(broken.is_empty(), "while only counting: {broken:?}");
         ground.ready.push(stage);
-        // All threads are looked at in a start, so it is the same fault in each of them.
-        let mut most = Counts::new();
+        // All threads are looked at in a start, so it is the same fault in each of them. How the calls are spread over them
+        // is another in each start, but one of them makes at least as many as the mean.
+        let mut each = Counts::new();
         let seen = log.read()?;
         let threads: BTreeSet<u32> = seen.iter().map(|one| one.thread).collect();
         let threads: Vec<u32> = threads.into_iter().collect();
         for ((call, _thread), count) in counts_by_thread(&seen, &threads)? {
-            let largest = most.entry((call, 0)).or_default();
-            *largest = count.max(*largest);
+            *each.entry((call, 0)).or_default() += count;
         }
-        most
+        for count in each.values_mut() {
+            *count = count.div_ceil(threads.len().max(1));
+        }
+        each
     };
     let faults = ["error=EIO", "error=ENOSPC", "signal=KILL"];
     let cases = Fault::all(&counts, &calls, &faults)
