@@ -19,12 +19,15 @@ const SOON: Duration = Duration::from_secs(20);
 fn callers_come_and_go_and_it_deploys_once() -> Result<()> {
     let registry = Registry::start()?;
     let clinic = Clinic::start_only(&registry, &[SERVICE])?;
-    let mut agent = Agent::start_with(&clinic, Settings::default().project("settle", "\"4s\""))?;
+    let mut agent = Agent::start_with(&clinic, Settings::default().project("settle", "\"8s\""))?;
     let ctl = agent.ctl()?;
     let key = ctl.private_key()?;
 
     // 202 with the id; the same request again is 200, and another request with this id is refused.
-    clinic.push_version(SERVICE, Mode::Good, "dev-a000001")?;
+    // All are built before the first is under way, or it may have ended by the time that the others come.
+    for tag in ["dev-a000001", "dev-a000002", "dev-a000003"] {
+        clinic.push_version(SERVICE, Mode::Good, tag)?;
+    }
     let id = "00000000000000a1";
     let path = format!("/v1/projects/{}/deployments", clinic.project());
     let image = clinic.image(SERVICE, "dev-a000001");
@@ -50,13 +53,11 @@ fn callers_come_and_go_and_it_deploys_once() -> Result<()> {
     // Another push meanwhile is busy, and names the one that runs.
     let mut events = Events::follow(&agent, &key, id, None)?;
     events.reach(PhaseName::Watching)?;
-    clinic.push_version(SERVICE, Mode::Good, "dev-a000002")?;
     let second = clinic.set_argument(SERVICE, "dev-a000002");
     let busy = ctl.expect(7, &["push", "--set", &second])?;
     busy.says("under way")?.says(id)?;
 
     // With --queue one waits, and a newer one takes its place.
-    clinic.push_version(SERVICE, Mode::Good, "dev-a000003")?;
     let third = clinic.set_argument(SERVICE, "dev-a000003");
     let queue = |set: &str, id: &str| -> Result<Running> {
         let queued = ctl.spawn(&["push", "--set", set, "--queue", "--id", id, "--json"])?;
