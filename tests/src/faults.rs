@@ -153,18 +153,24 @@ impl Struck {
     }
 
     /// The same, where neither the service nor the first of its databases has a restart policy: what ends with the
-    /// Engine stays down until somebody starts it.
-    pub fn start_without_restart_policy(engine: &Engine) -> Result<Self> {
+    /// Engine stays down until somebody starts it. Without its healthcheck the service looks like a one-shot then.
+    pub fn start_without_restart_policy(engine: &Engine, healthcheck: bool) -> Result<Self> {
         let mut struck = Self::start(engine)?;
         let file = struck.clinic.file();
         let without: Vec<&str> = file
             .lines()
             .filter(|line| line.trim() != "restart: always")
             .collect();
-        fs::write(struck.clinic.file_path(), without.join("\n") + "\n")?;
+        let mut without = without.join("\n") + "\n";
+        if !healthcheck {
+            // The service is the first in the file.
+            without = without.replacen(r#"test: ["CMD", "/service", "healthcheck"]"#, "disable: true", 1);
+        }
+        fs::write(struck.clinic.file_path(), without)?;
         struck.clinic.compose(&["up", "-d", SERVICE]).text()?;
+        let well = if healthcheck { "healthy" } else { "running" };
         until("the service is well", DATABASES_DEADLINE, || {
-            Ok((struck.clinic.health(SERVICE)? == "healthy").then_some(()))
+            Ok((struck.clinic.health(SERVICE)? == well).then_some(()))
         })?;
         struck.databases_come_back = false;
         Ok(struck)

@@ -55,7 +55,7 @@ fn an_engine_that_goes_away_on_the_way_back_still_ends_rolled_back() -> Result<(
 #[test]
 fn what_ends_with_the_engine_and_has_no_restart_policy_is_brought_back_or_named() -> Result<()> {
     with_own_engine(|engine| {
-        let mut struck = Struck::start_without_restart_policy(engine)?;
+        let mut struck = Struck::start_without_restart_policy(engine, true)?;
         let survived = struck.survives(PhaseName::WatchingOld, Fault::Killed)?;
         assert_eq!(survived.outcome.result, Ending::RolledBack, "{survived:?}");
         // The service is ours to bring back; the databases are not, so they are named.
@@ -65,6 +65,28 @@ fn what_ends_with_the_engine_and_has_no_restart_policy_is_brought_back_or_named(
                 if summary.contains(told))
         });
         ensure!(named, "{:?}", survived.events);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_ends_with_the_engine_is_no_one_shot_that_did_its_work() -> Result<()> {
+    with_own_engine(|engine| {
+        let mut struck = Struck::start_without_restart_policy(engine, false)?;
+        for (phase, fault, end) in [
+            (PhaseName::Watching, Fault::Killed, Ending::Live),
+            (PhaseName::WatchingOld, Fault::Killed, Ending::RolledBack),
+            (PhaseName::WatchingOld, Fault::Stopped, Ending::RolledBack),
+        ] {
+            // That the service serves is checked in it.
+            let survived = struck.survives(phase, fault)?;
+            assert_eq!(
+                survived.outcome.result,
+                end,
+                "{fault:?} while {}: {survived:?}",
+                phase.as_str()
+            );
+        }
         Ok(())
     })
 }

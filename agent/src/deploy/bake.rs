@@ -17,8 +17,8 @@ pub const AWAY: Duration = Duration::from_secs(10);
 /// How a container's process came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The Engine told that somebody had stopped it.
-    ByHand,
+    /// The Engine told that somebody had stopped it, or it ended with the Engine.
+    FromOutside,
     /// The Engine told that it ended, and nobody had stopped it.
     ByItself,
     /// The Engine was not heard when it ended, or it has not ended.
@@ -175,7 +175,7 @@ fn sickness(container: &Seen, has_probes: bool) -> Option<String> {
     };
     match condition(&sample) {
         Condition::Sick(reason) => Some(reason),
-        Condition::Well | Condition::Done | Condition::NotYet(_) => None,
+        Condition::Well | Condition::Done | Condition::NotYet(_) | Condition::Down => None,
     }
 }
 
@@ -187,7 +187,7 @@ fn was_stopped(container: &Seen) -> bool {
         return false;
     };
     match container.end {
-        End::ByHand => true,
+        End::FromOutside => true,
         End::ByItself => false,
         End::NotHeard if *stays => matches!(exit_code, 130 | 137 | 143 | 255),
         End::NotHeard => container.restarts == 0,
@@ -277,8 +277,14 @@ mod tests {
             (vec![], "its container was removed"),
             (vec![running("b")], "it was given another container"),
             (vec![running("a"), running("b")], "it was given another container"),
-            (vec![exited(143, false, End::ByHand)], "its container was stopped"),
-            (vec![exited(1, true, End::ByHand)], "its container was stopped"),
+            (
+                vec![exited(143, false, End::FromOutside)],
+                "its container was stopped",
+            ),
+            (
+                vec![exited(1, true, End::FromOutside)],
+                "its container was stopped",
+            ),
             (
                 vec![exited(137, true, End::NotHeard)],
                 "its container was stopped",
@@ -304,11 +310,11 @@ mod tests {
     #[test]
     fn a_restart_by_hand_is_not_the_end() {
         let mut judge = judge();
-        judge.see(&look(0, &[exited(143, false, End::ByHand)], None));
+        judge.see(&look(0, &[exited(143, false, End::FromOutside)], None));
         assert_eq!(judge.see(&look(8, &[running("a")], None)), Verdict::Well);
         // Stopped again: counted from there.
-        judge.see(&look(11, &[exited(143, false, End::ByHand)], None));
-        let verdict = judge.see(&look(12, &[exited(143, false, End::ByHand)], None));
+        judge.see(&look(11, &[exited(143, false, End::FromOutside)], None));
+        let verdict = judge.see(&look(12, &[exited(143, false, End::FromOutside)], None));
         assert!(matches!(verdict, Verdict::Doubtful(_)), "{verdict:?}");
     }
 

@@ -9,8 +9,7 @@ pub struct Sample {
     pub at: Duration,
     /// The container's state.
     pub state: ContainerState,
-    /// Whether it ended while the Engine was away, and its restart policy left it so: whatever its exit code is, that was
-    /// not its own doing.
+    /// Whether it ended while the Engine was away: whatever its exit code is, that was not its own doing.
     pub ended_with_engine: bool,
     /// How often the Engine has restarted it since the deployment began, all its containers together.
     pub restarts: u64,
@@ -69,6 +68,8 @@ pub enum Verdict {
     Wait(String),
     /// It is sick, and waiting longer would not help; with the reason, in words.
     Sick(String),
+    /// It ended with the Engine, and nobody starts it again unless we do.
+    Down,
 }
 
 /// What a service is judged by.
@@ -124,6 +125,7 @@ impl Judge {
     pub fn see(&mut self, sample: &Sample) -> Verdict {
         match condition(sample) {
             Condition::Sick(reason) => Verdict::Sick(reason),
+            Condition::Down => Verdict::Down,
             Condition::Done => Verdict::Healthy,
             Condition::Well => {
                 self.was_well = true;
@@ -174,6 +176,8 @@ pub(super) enum Condition {
     NotYet(String),
     /// It is sick; in words.
     Sick(String),
+    /// It ended with the Engine, and its restart policy does not start it again.
+    Down,
 }
 
 /// What one sample says, whatever came before.
@@ -185,9 +189,9 @@ pub(super) fn condition(sample: &Sample) -> Condition {
         ContainerState::Restarting { exit_code } => {
             Condition::Sick(format!("it exited with code {exit_code} and is being restarted"))
         }
-        ContainerState::Exited { .. } if sample.ended_with_engine => {
-            let reason = "it ended with the Docker Engine, and its restart policy does not start it again";
-            Condition::Sick(reason.to_owned())
+        ContainerState::Exited { stays: true, .. } if sample.ended_with_engine => Condition::Down,
+        ContainerState::Exited { stays: false, .. } if sample.ended_with_engine => {
+            Condition::NotYet("it ended with the Docker Engine and is not started again yet".to_owned())
         }
         ContainerState::Exited {
             exit_code: 0,
@@ -367,16 +371,20 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_with_the_engine_is_no_one_shot() {
-        let state = ContainerState::Exited {
-            exit_code: 0,
-            stays: true,
-        };
-        let ended = Sample {
-            ended_with_engine: true,
-            ..sample(10, state, Health::None)
-        };
-        assert!(matches!(last(&[ended]), Verdict::Sick(why) if why.contains("restart policy")));
+    fn what_ended_with_the_engine_is_neither_a_one_shot_nor_sick() {
+        for (exit_code, stays) in [(0, true), (137, true), (0, false), (137, false)] {
+            let state = ContainerState::Exited { exit_code, stays };
+            let ended = Sample {
+                ended_with_engine: true,
+                ..sample(10, state, Health::None)
+            };
+            let verdict = last(&[ended]);
+            if stays {
+                assert_eq!(verdict, Verdict::Down, "{exit_code}");
+            } else {
+                assert!(matches!(verdict, Verdict::Wait(_)), "{exit_code}: {verdict:?}");
+            }
+        }
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl DockerHost {
     /// Turns a watch that ended badly into a failure with the sick service's last lines.
     pub(super) async fn sickness(&self, project: &Project, error: WatchError) -> Failure {
         let service = match &error {
-            WatchError::Sick { service, .. } => Some(service.clone()),
+            WatchError::Sick { service, .. } | WatchError::Down { service } => Some(service.clone()),
             WatchError::Engine(_) => None,
         };
         let log_lines = match &service {

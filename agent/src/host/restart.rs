@@ -10,7 +10,7 @@ use deploy_proto::names::{ProjectName, ServiceName};
 use deploy_proto::problem::Problem;
 
 use super::engine::{Container, EngineHealth};
-use super::health::Older;
+use super::health::{Older, WatchError};
 use super::patience::Patience;
 use super::{DockerHost, listed};
 use crate::config::{Order, Project};
@@ -274,26 +274,53 @@ impl DockerHost {
                 seen: seen.to_owned(),
             });
         };
-        // What the Engine's absence took of `wait` is not the services' fault, and what ended with it is started by it
-        // again where its restart policy says so: the watch begins anew.
+        // What the Engine's absence took of `wait` is not the services' fault, and what ended with it is started again, by
+        // the Engine where the restart policy says so and else by us: the watch begins anew.
         for _ in 1..WATCHES_MAX {
             let outages = self.engine.outages();
-            match self.health.watch(project, services, terms, seen).await {
+            let error = match self.health.watch(project, services, terms, seen).await {
                 Ok(well) => return Ok(well),
-                Err(error) if self.engine.outages() == outages => {
-                    return Err(self.sickness(project, error).await);
-                }
-                Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the Docker Engine was away; the watch begins anew"
-                ),
+                Err(error) => error,
+            };
+            let is_down = matches!(error, WatchError::Down { .. });
+            if !is_down && self.engine.outages() == outages {
+                return Err(self.sickness(project, error).await);
             }
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the Docker Engine was away; the watch begins anew"
+            );
             self.wait_for_engine(Patience::Forward).await?;
+            self.start_what_ended_with_engine(project, services).await?;
         }
         match self.health.watch(project, services, terms, seen).await {
             Ok(well) => Ok(well),
             Err(error) => Err(self.sickness(project, error).await),
         }
+    }
+
+    /// Starts those of these services again that ended with the Engine and that it leaves so.
+    async fn start_what_ended_with_engine(
+        &self,
+        project: &Project,
+        services: &[ServiceName],
+    ) -> Result<(), Failure> {
+        let containers = self.containers(project).await?;
+        let is_down = |container: &Container| {
+            matches!(container.state, ContainerState::Exited { stays: true, .. })
+                && self.engine.took_down(container)
+        };
+        let down: BTreeSet<&ServiceName> = containers
+            .iter()
+            .filter(|container| is_down(container))
+            .map(|container| &container.service)
+            .collect();
+        let down: Vec<ServiceName> = services
+            .iter()
+            .filter(|service| down.contains(service))
+            .cloned()
+            .collect();
+        self.up(project, &down, Replace::Changed).await
     }
 
     /// Whether services that are to run the previous images do not, as far as this run of the agent knows: it did not

@@ -64,7 +64,7 @@ pub(crate) async fn watch_with(
         took: begun.elapsed(),
         end: end.map_err(|error| match error {
             WatchError::Sick { service, reason } => (service, reason),
-            WatchError::Engine(error) => panic!("{error:?}"),
+            error @ (WatchError::Down { .. } | WatchError::Engine(_)) => panic!("{error:?}"),
         }),
         said: said.into_inner().unwrap(),
     }

@@ -11,6 +11,7 @@ mod exec;
 mod host;
 mod inspect;
 mod logs;
+mod outages;
 mod problem;
 mod pull;
 mod removal;
@@ -19,14 +20,16 @@ mod trouble;
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bollard::{ClientVersion, Docker};
+use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use crate::deploy::platform::Platform;
+use crate::deploy::verdict::ContainerState;
 
 pub use container::{Container, EngineHealth, Healthcheck};
 pub use credentials::{Credential, Logins};
@@ -38,6 +41,8 @@ pub use inspect::{LocalImage, RemovedHalfMade};
 pub use pull::{LOOK_UP_LIMIT, PULL_STALL, PullEnd, RemoteImage};
 pub use removal::Removed;
 pub use trouble::RegistryTrouble;
+
+use outages::Outages;
 
 /// How long the Engine may take to answer a question about its own state. Milliseconds as a rule; an Engine that is
 /// unpacking large layers onto a slow disk was seen to take seconds.
@@ -68,7 +73,7 @@ struct Inner {
     /// Where the Engine keeps its data, once it was asked.
     root: OnceLock<PathBuf>,
     negotiating: Mutex<()>,
-    outages: AtomicU64,
+    outages: Outages,
 }
 
 impl fmt::Debug for Engine {
@@ -110,7 +115,7 @@ impl Engine {
                 platform: OnceLock::new(),
                 root: OnceLock::new(),
                 negotiating: Mutex::new(()),
-                outages: AtomicU64::new(0),
+                outages: Outages::none(Timestamp::now()),
             }),
         })
     }
@@ -139,12 +144,20 @@ impl Engine {
     /// How often, since the agent's start, the Engine was seen to be away: a connection that broke or was refused, or no
     /// answer. A number that stays the same means that containers did not end because the Engine did.
     pub fn outages(&self) -> u64 {
-        self.inner.outages.load(Ordering::Acquire)
+        self.inner.outages.count()
     }
 
     /// Notes one that shows only elsewhere, in a stream that ended.
     pub fn note_outage(&self) {
-        self.inner.outages.fetch_add(1, Ordering::AcqRel);
+        self.inner.outages.note();
+    }
+
+    /// Whether a container ended while the Engine was away, as far as that was noticed.
+    pub fn took_down(&self, container: &Container) -> bool {
+        matches!(container.state, ContainerState::Exited { .. })
+            && container
+                .finished_at
+                .is_some_and(|at| self.inner.outages.include(at))
     }
 
     /// A client whose requests carry the negotiated version.
@@ -183,7 +196,10 @@ impl Engine {
         asked: impl Future<Output = std::result::Result<T, bollard::errors::Error>>,
     ) -> Result<T> {
         match tokio::time::timeout(limit, asked).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => {
+                self.inner.outages.answered(Timestamp::now());
+                Ok(answer)
+            }
             Ok(Err(source)) => Err(self.explained(doing, source)),
             Err(_) => {
                 self.note_outage();
@@ -204,6 +220,8 @@ impl Engine {
         }
         if error.is_outage() {
             self.note_outage();
+        } else if let Error::Refused { .. } = &error {
+            self.inner.outages.answered(Timestamp::now());
         }
         error
     }

@@ -137,11 +137,11 @@ struct Heard {
 impl Heard {
     fn end(self) -> End {
         match self {
-            Self { stopped: true, .. } => End::ByHand,
+            Self { stopped: true, .. } => End::FromOutside,
             Self { ended: false, .. } => End::NotHeard,
             Self {
                 told_to_end: true, ..
-            } => End::ByHand,
+            } => End::FromOutside,
             Self {
                 told_to_end: false, ..
             } => End::ByItself,
@@ -285,7 +285,7 @@ impl<'a> Watch<'a> {
                 .iter()
                 .filter(|container| is_one_of(container, service));
             let mine: Vec<Container> = mine.cloned().collect();
-            let seen = watched.see(&mine, self.ears);
+            let seen = watched.see(&mine, &self.health.engine, self.ears);
             // Before any check of any service, which may hang.
             if let Some(reason) = watched.judge.sickness(&seen) {
                 let service = (*service).clone();
@@ -334,7 +334,7 @@ fn sum(verdicts: Vec<(&ServiceName, Verdict)>) -> Sum {
 }
 
 impl Watched<'_> {
-    fn see(&mut self, containers: &[Container], ears: &Ears) -> Vec<Seen> {
+    fn see(&mut self, containers: &[Container], engine: &Engine, ears: &Ears) -> Vec<Seen> {
         let seen = |container: &Container| {
             let heard = ears.of(&container.id);
             Seen {
@@ -342,7 +342,11 @@ impl Watched<'_> {
                 state: container.state.clone(),
                 restarts: self.restarts.count(std::slice::from_ref(container)),
                 last_exit: heard.exit_code,
-                end: heard.end(),
+                end: if engine.took_down(container) {
+                    End::FromOutside
+                } else {
+                    heard.end()
+                },
                 out_of_memory: container.out_of_memory,
                 health: by_engine(container).unwrap_or(verdict::Health::Passing),
             }
@@ -397,13 +401,13 @@ mod tests {
         for (kinds, end) in [
             (vec![start.clone()], End::NotHeard),
             (vec![start.clone(), die.clone()], End::ByItself),
-            (vec![start.clone(), signal(15), die.clone()], End::ByHand),
+            (vec![start.clone(), signal(15), die.clone()], End::FromOutside),
             // SIGHUP means read the configuration again; what ends later ends by itself.
             (vec![start.clone(), signal(1), die.clone()], End::ByItself),
             // An image with a stop signal of its own.
             (
                 vec![start.clone(), signal(28), die.clone(), stop.clone()],
-                End::ByHand,
+                End::FromOutside,
             ),
             (
                 vec![signal(15), die.clone(), stop, start.clone(), die.clone()],

@@ -85,6 +85,14 @@ pub enum WatchError {
         /// Why, in words: `it exited with code 3 and is being restarted`.
         reason: String,
     },
+    /// A service ended with the Engine, and nobody starts it again.
+    #[error(
+        "keep {service} healthy: it ended with the Docker Engine, and its restart policy does not start it again"
+    )]
+    Down {
+        /// The service, the first one that did.
+        service: ServiceName,
+    },
     /// The Engine could not be asked, for [`ENGINE_PATIENCE`] or for good.
     #[error("watch the containers")]
     Engine(#[source] engine::Error),
@@ -96,6 +104,12 @@ impl From<WatchError> for Problem {
             WatchError::Sick { service, reason } => {
                 Self::new(Code::Unhealthy, format!("{service}: {reason}"))
             }
+            WatchError::Down { service } => Self::new(
+                Code::Unhealthy,
+                format!(
+                    "{service}: it ended with the Docker Engine, and its restart policy does not start it again"
+                ),
+            ),
             WatchError::Engine(source) => source.into(),
         }
     }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use deploy_proto::names::{ProjectName, ServiceName};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -211,9 +210,6 @@ struct Watch<'a> {
     answered: Instant,
     /// Its absences that the judge knows of.
     outages: u64,
-    /// When it last answered, by the host's clock, and when it last did before its first absence.
-    answered_at: Timestamp,
-    away_since: Option<Timestamp>,
 }
 
 /// What one look saw.
@@ -228,12 +224,6 @@ struct Look {
 /// the end of its work.
 fn without_checks(container: &Container) -> verdict::Health {
     by_engine(container).unwrap_or_else(|| verdict::Health::Failing("it does not run".to_owned()))
-}
-
-/// Whether a container ended since then for good.
-fn ended_after(container: &Container, since: Timestamp) -> bool {
-    matches!(container.state, ContainerState::Exited { stays: true, .. })
-        && container.finished_at.is_some_and(|at| at >= since)
 }
 
 impl<'a> Watch<'a> {
@@ -260,8 +250,6 @@ impl<'a> Watch<'a> {
             own: OwnChecks::default(),
             answered: begun,
             outages: health.engine.outages(),
-            answered_at: Timestamp::now(),
-            away_since: None,
         }
     }
 
@@ -274,6 +262,7 @@ impl<'a> Watch<'a> {
                 Ok(look) => match self.judge.see(&look.sample) {
                     Verdict::Healthy => return Ok(self.well(&look)),
                     Verdict::Sick(reason) => return Err(self.sick(&look, &reason)),
+                    Verdict::Down => return Err(self.down()),
                     Verdict::Wait(words) => words,
                 },
                 Err(error) => self.be_patient(error)?,
@@ -306,8 +295,10 @@ impl<'a> Watch<'a> {
                         .map(|container| by_engine(container).unwrap_or(verdict::Health::Passing))
                         .fold(verdict::Health::None, worse);
                     look.sample.probes = self.has_probes().then_some(Ok(()));
-                    if let Verdict::Sick(reason) = self.judge.see(&look.sample) {
-                        return Err(self.sick(&look, &reason));
+                    match self.judge.see(&look.sample) {
+                        Verdict::Sick(reason) => return Err(self.sick(&look, &reason)),
+                        Verdict::Down => return Err(self.down()),
+                        Verdict::Healthy | Verdict::Wait(_) => {}
                     }
                 }
                 Err(error) => {
@@ -352,16 +343,12 @@ impl<'a> Watch<'a> {
         let outages = engine.outages();
         if outages != self.outages {
             self.outages = outages;
-            self.away_since.get_or_insert(self.answered_at);
             self.judge.lose_sight();
         }
-        self.answered_at = Timestamp::now();
         let sample = Sample {
             at: self.begun.elapsed(),
             state: worst_state(&containers),
-            ended_with_engine: self
-                .away_since
-                .is_some_and(|since| containers.iter().any(|one| ended_after(one, since))),
+            ended_with_engine: containers.iter().any(|one| engine.took_down(one)),
             restarts: self.restarts.count(&containers),
             last_exit: self.wake.last_exit(&containers),
             health: verdict::Health::None,
@@ -432,6 +419,12 @@ impl<'a> Watch<'a> {
         WatchError::Sick {
             service: self.service.clone(),
             reason: format!("{reason}{memory}"),
+        }
+    }
+
+    fn down(&self) -> WatchError {
+        WatchError::Down {
+            service: self.service.clone(),
         }
     }
 
