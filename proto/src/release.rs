@@ -202,6 +202,9 @@ pub struct DeploymentView {
     /// The place of the pipeline's run among its runs, where the push said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<Sequence>,
+    /// Whether the push was to be let in also if a newer run had been accepted before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_older: bool,
     /// When it was accepted.
     pub accepted_at: Timestamp,
     /// Who asked for it to be cancelled, where somebody did.

@@ -77,6 +77,8 @@ fn an_older_run_cannot_win() -> Result<()> {
     late.push(0, &[&third], &["--allow-older", "--id", id])?;
     let events = ctl.expect(0, &["watch", id, "--jsonl"])?.stdout;
     assert!(events.contains("let in by --allow-older"), "{events}");
+    let history = ctl.expect(0, &["history"])?.stdout;
+    assert!(history.contains("with --allow-older"), "{history}");
     assert_eq!(in_run(&ctl, "150", "1").push(7, &[&older], &[])?.code(), "stale");
     Ok(())
 }

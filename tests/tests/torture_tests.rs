@@ -36,6 +36,11 @@ fn killed_in_a_rollback_or_several_times_it_ends_as_it_would_have() -> Result<()
 }
 
 #[test]
+fn killed_in_what_is_not_a_push_it_ends_as_it_would_have() -> Result<()> {
+    try_some(&["kill-reconcile", "kill-cancel", "kill-bake"], 1)
+}
+
+#[test]
 fn a_flush_that_fails_ends_the_agent_and_the_next_one_goes_on() -> Result<()> {
     try_some(&["fault-sync"], 2)
 }

@@ -92,6 +92,14 @@ impl Request {
         }
     }
 
+    /// Whether it is let in although a newer run was accepted.
+    fn allows_older(&self) -> bool {
+        match self {
+            Self::Push(push) => push.allow_older,
+            Self::Rollback(_) | Self::Reconcile(_) | Self::AutoRollback(_) => false,
+        }
+    }
+
     /// Where it came from.
     pub fn source(&self) -> &Source {
         match self {
@@ -196,6 +204,7 @@ impl Deployment {
             to: self.to,
             version: self.request.version().cloned(),
             sequence: self.request.sequence().cloned(),
+            allow_older: self.request.allows_older(),
             accepted_at: self.accepted_at,
             cancelled_by: self.cancelled_by.clone(),
             phase: self.phase.name(),

@@ -123,7 +123,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn on_project(images: &Images) -> Result<Stage> {
-    Stage::start_on(images, |project: &Project| Ok(vec![Disk::over(project.dir())?]))
+    Stage::start_on(images, &[], |project: &Project| {
+        Ok(vec![Disk::over(project.dir())?])
+    })
 }
 
 fn on_state(images: &Images) -> Result<Stage> {
@@ -151,7 +153,7 @@ fn run(
         .map(|(ask, from)| {
             let when = from.map_or("before it is asked for", PhaseName::as_str);
             let allowed = match ask {
-                Ask::Good | Ask::Rollback => WHOLE,
+                Ask::Good | Ask::Rollback | Ask::Moody | Ask::Reconcile => WHOLE,
                 Ask::Bad if from.is_some_and(may_be_stuck) => ANY,
                 Ask::Bad => BACK,
             };

@@ -243,8 +243,8 @@ fn break_once(stage: &mut Stage, ask: Ask, fault: &Fault, attempt: usize) -> Res
 /// A kill changes nothing about the end; an error may be a reason to refuse or to go back.
 fn allowed(ask: Ask, fault: &Fault) -> &'static [Ending] {
     match ask {
-        Ask::Good | Ask::Rollback if fault.is_kill() => LIVE,
-        Ask::Good | Ask::Rollback => WHOLE,
+        Ask::Good | Ask::Rollback | Ask::Moody | Ask::Reconcile if fault.is_kill() => LIVE,
+        Ask::Good | Ask::Rollback | Ask::Moody | Ask::Reconcile => WHOLE,
         Ask::Bad if fault.is_kill() => BACK,
         Ask::Bad => &[Ending::RolledBack, Ending::Refused],
     }

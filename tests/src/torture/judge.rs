@@ -199,6 +199,9 @@ fn says(stage: &Stage, version: Version, status: &ProjectStatus) -> Result<Vec<S
     if !status.attention.is_empty() {
         broken.push(format!("attention: {:?}", status.attention));
     }
+    if !status.drift.is_empty() {
+        broken.push(format!("drift: {:?}", status.drift));
+    }
     let released = status
         .release
         .as_ref()

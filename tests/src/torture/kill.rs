@@ -3,12 +3,12 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use deploy_proto::event::{Ending, PhaseName};
 use rustix::process::Signal;
 
 use super::judge::{BACK, LIVE, judge, takes_the_next};
-use super::stage::{Ask, Stage};
+use super::stage::{Ask, Images, Stage};
 use super::{Came, Case, Ground, Group, Options, Random, Tally, on_stages};
 use crate::agent::{descendants, signal_process};
 use crate::until::until;
@@ -39,6 +39,33 @@ pub const ROLLBACK: Group = Group {
             tally,
         )
     },
+};
+/// A reconciliation.
+pub const RECONCILE: Group = Group {
+    name: "kill-reconcile",
+    about: "kill -9 in every phase of a reconciliation: one service was removed by hand",
+    run: |options, tally| {
+        run(
+            "kill-reconcile",
+            Ask::Reconcile,
+            ROLLBACK_PHASES,
+            LIVE,
+            options,
+            tally,
+        )
+    },
+};
+/// A push that is cancelled.
+pub const CANCEL: Group = Group {
+    name: "kill-cancel",
+    about: "kill -9 once a cancellation was accepted, in every phase of a push",
+    run: cancelled,
+};
+/// A rollback that the agent begins by itself.
+pub const BAKE: Group = Group {
+    name: "kill-bake",
+    about: "kill -9 in every phase of the rollback of a release that falls sick while it bakes",
+    run: baked,
 };
 /// Several deaths in one deployment.
 pub const AGAIN: Group = Group {
@@ -86,6 +113,17 @@ const PHASE_DEADLINE: Duration = Duration::from_secs(30);
 /// How many deployments die more than once.
 const AGAIN_CASES: usize = 24;
 
+/// A rollback that the agent begins by itself runs no hook at all.
+const BAKE_PHASES: &[(PhaseName, u16)] = &[
+    (PhaseName::Accepted, 120),
+    (PhaseName::Pulling, 40),
+    (PhaseName::Gating, 80),
+    (PhaseName::BackingUp, 40),
+    (PhaseName::Editing, 120),
+    (PhaseName::Restarting, 900),
+    (PhaseName::Watching, 300),
+];
+
 /// Who dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
@@ -122,7 +160,7 @@ fn run(
     let mut random = options.random(name);
     let mut cases = Vec::new();
     for &(phase, lasts_ms) in phases {
-        for who in who_may_die(phase) {
+        for who in who_may_die(ask, phase) {
             for moment in 0..=MOMENTS {
                 let after = if moment == 0 {
                     Duration::ZERO
@@ -141,6 +179,95 @@ fn run(
         }
     }
     on_stages(options, name, Ground::new(Stage::start)?, cases, tally)
+}
+
+/// What can be killed with the agent alone or with all that it started, at the beginning of a phase and in it.
+fn deaths(phases: &[(PhaseName, u16)], random: &mut Random) -> Vec<Death> {
+    let mut deaths = Vec::new();
+    for &(phase, lasts_ms) in phases {
+        for who in [Who::Agent, Who::All] {
+            let after = [Duration::ZERO, within(lasts_ms, random)];
+            deaths.extend(after.map(|after| Death { phase, after, who }));
+        }
+    }
+    deaths
+}
+
+fn cancelled(options: &Options, tally: &Tally) -> Result<()> {
+    let deaths = deaths(FORWARD_PHASES, &mut options.random("kill-cancel"));
+    let cases = deaths.into_iter().map(|death| {
+        Case::new(format!("cancelled: {death}"), move |stage| {
+            cancel_and_die(stage, death)
+        })
+    });
+    let cases = cases.collect();
+    on_stages(options, "kill-cancel", Ground::new(Stage::start)?, cases, tally)
+}
+
+/// Once the agent has said that it is cancelled, it does not go live, whenever it dies.
+fn cancel_and_die(stage: &mut Stage, death: Death) -> Result<Came> {
+    let asked = stage.ask(Ask::Good)?;
+    let answer = stage.send(&asked)?;
+    ensure!(answer.status == 202, "{answer:?}");
+    ensure!(reached(stage, &asked.id, death.phase)?, "it ended before {death}");
+    thread::sleep(death.after);
+    let answer = stage.cancel(&asked)?;
+    match death.who {
+        Who::Agent => stage.agent.kill9()?,
+        Who::All | Who::Children => stage.agent.kill9_all()?,
+    }
+    stage.agent.resume()?;
+    let allowed = match answer.status {
+        202 => &[Ending::Refused, Ending::RolledBack][..],
+        // It was live already.
+        409 => LIVE,
+        _ => bail!("the cancellation was answered {answer:?}"),
+    };
+    let mut broken = judge(stage, &asked, allowed)?;
+    broken.extend(takes_the_next(stage, &asked)?);
+    Ok(Came::Tried(broken))
+}
+
+fn baked(options: &Options, tally: &Tally) -> Result<()> {
+    let deaths = deaths(BAKE_PHASES, &mut options.random("kill-bake"));
+    let cases = deaths.into_iter().map(|death| {
+        Case::new(format!("while it bakes: {death}"), move |stage| {
+            sick_and_die(stage, death)
+        })
+    });
+    let cases = cases.collect();
+    let bakes = |images: &Images| Stage::start_on(images, &[("bake", "\"1m\"")], |_| Ok(Vec::new()));
+    on_stages(options, "kill-bake", Ground::new(bakes)?, cases, tally)
+}
+
+fn sick_and_die(stage: &mut Stage, death: Death) -> Result<Came> {
+    let asked = stage.ask(Ask::Moody)?;
+    let answer = stage.send(&asked)?;
+    ensure!(answer.status == 202, "{answer:?}");
+    let mut broken = judge(stage, &asked, LIVE)?;
+    let log = stage.agent.log();
+    stage.web_dies()?;
+    let id = until("the agent takes it back", PHASE_DEADLINE, || {
+        let log = stage.agent.log().split_off(log.len());
+        let named = log.lines().find_map(|line| line.split_once("deployment=\""));
+        let id = named.and_then(|(_, rest)| rest.split_once('"'));
+        Ok(id.map(|(id, _)| id.to_owned()))
+    })?;
+    // What it goes back to is what ran before the push.
+    let mut back = asked;
+    back.id = id;
+    if !reached(stage, &back.id, death.phase)? {
+        return Ok(Came::NotReached);
+    }
+    thread::sleep(death.after);
+    match death.who {
+        Who::Agent => stage.agent.kill9()?,
+        Who::All | Who::Children => stage.agent.kill9_all()?,
+    }
+    stage.agent.resume()?;
+    broken.extend(judge(stage, &back, BACK)?);
+    broken.extend(takes_the_next(stage, &back)?);
+    Ok(Came::Tried(broken))
 }
 
 fn again(options: &Options, tally: &Tally) -> Result<()> {
@@ -176,15 +303,17 @@ fn again(options: &Options, tally: &Tally) -> Result<()> {
     on_stages(options, "kill-again", Ground::new(Stage::start)?, cases, tally)
 }
 
-fn who_may_die(phase: PhaseName) -> &'static [Who] {
-    let has_children = matches!(
-        phase,
-        PhaseName::BackingUp
-            | PhaseName::BeforeHook
-            | PhaseName::Restarting
-            | PhaseName::AfterHook
-            | PhaseName::RestartingOld
-    );
+fn who_may_die(ask: Ask, phase: PhaseName) -> &'static [Who] {
+    // A reconciliation that fails leaves the drift as it was, which the judge would take for a broken promise.
+    let has_children = ask != Ask::Reconcile
+        && matches!(
+            phase,
+            PhaseName::BackingUp
+                | PhaseName::BeforeHook
+                | PhaseName::Restarting
+                | PhaseName::AfterHook
+                | PhaseName::RestartingOld
+        );
     if has_children {
         &[Who::Agent, Who::All, Who::Children]
     } else {

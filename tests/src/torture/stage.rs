@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::disk::Disk;
 use crate::agent::{Agent, Settings};
+use crate::command::docker;
 use crate::images::{Image, Mode, Registry};
 use crate::project::Project;
 use crate::until::until;
@@ -66,6 +67,8 @@ const HOOKS: [&str; 3] = [
 /// The versions between which deployments go, and the one that never comes up.
 const GOOD: [&str; 2] = ["v1", "v2"];
 const BAD: &str = "bad";
+/// The version that is well until it is told to die.
+const MOODY: &str = "moody";
 
 /// A deployment ends in it, with several restarts of the agent on the way.
 const END_DEADLINE: Duration = Duration::from_secs(90);
@@ -94,6 +97,7 @@ impl Images {
             ("web", "v1", Mode::Good),
             ("web", "v2", Mode::Good),
             ("web", BAD, Mode::Crash),
+            ("web", MOODY, Mode::Moody),
             ("api", "v1", Mode::Good),
             ("api", "v2", Mode::Good),
             (DATABASE, "v1", Mode::Database),
@@ -147,6 +151,10 @@ pub enum Ask {
     Bad,
     /// The release with the other good version, by a rollback request.
     Rollback,
+    /// A version that is well, of which one service dies later.
+    Moody,
+    /// What drifted from the release that runs brought back: one service was removed.
+    Reconcile,
 }
 
 /// A deployment that was asked for: what is to come of it.
@@ -186,11 +194,15 @@ pub struct Stage {
 impl Stage {
     /// Starts one.
     pub fn start(images: &Images) -> Result<Self> {
-        Self::start_on(images, |_| Ok(Vec::new()))
+        Self::start_on(images, &[], |_| Ok(Vec::new()))
     }
 
-    /// Starts one whose project's folder may be another file system.
-    pub fn start_on(images: &Images, disks: fn(&Project) -> Result<Vec<Disk>>) -> Result<Self> {
+    /// Starts one with more settings of its project, each as TOML, whose folder may be another file system.
+    pub fn start_on(
+        images: &Images,
+        more: &[(&str, &str)],
+        disks: fn(&Project) -> Result<Vec<Disk>>,
+    ) -> Result<Self> {
         let files: Vec<(&str, &str)> = FILES.into_iter().zip([COMPOSE, ENV]).collect();
         let project = Project::write(&images.registry, &files)?;
         for (name, owned) in FILES.into_iter().zip(OWNED) {
@@ -205,6 +217,9 @@ impl Stage {
             .project("settle", "\"200ms\"")
             .project("wait", "\"6s\"")
             .project("order", "\"together\"");
+        let settings = more
+            .iter()
+            .fold(settings, |settings, (key, value)| settings.project(key, value));
         let docker_config = images.registry.docker_config();
         let mut agent = Agent::start_on(project.dir(), project.name(), &docker_config, settings)?;
         agent.set_hooks(&HOOKS.map(str::to_owned))?;
@@ -253,19 +268,25 @@ impl Stage {
         let target = match ask {
             Ask::Good | Ask::Rollback => other,
             Ask::Bad => Version { web: BAD, ..other },
+            Ask::Moody => Version { web: MOODY, ..other },
+            Ask::Reconcile => self.version,
         };
-        let (path, body) = if ask == Ask::Rollback {
-            let body = json!({ "id": id, "to": { "release": self.release_with(other)? } });
-            (format!("/v1/projects/{project}/rollbacks"), body)
-        } else {
-            let images = SERVICES.map(
-                |service| json!({ "service": service, "image": self.project.image(service, target.of(service)) }),
-            );
-            (
-                format!("/v1/projects/{project}/deployments"),
-                json!({ "id": id, "images": images }),
-            )
+        let (what, body) = match ask {
+            Ask::Rollback => (
+                "rollbacks",
+                json!({ "id": id, "to": { "release": self.release_with(other)? } }),
+            ),
+            Ask::Reconcile => {
+                docker(["rm", "--force", &self.project.container_id("web")?]).text()?;
+                ("reconciliations", json!({ "id": id }))
+            }
+            Ask::Good | Ask::Bad | Ask::Moody => {
+                let image = |service: &str| self.project.image(service, target.of(service));
+                let images = SERVICES.map(|service| json!({ "service": service, "image": image(service) }));
+                ("deployments", json!({ "id": id, "images": images }))
+            }
         };
+        let path = format!("/v1/projects/{project}/{what}");
         Ok(Asked {
             id,
             before: self.version,
@@ -303,6 +324,23 @@ impl Stage {
     /// The request, signed now.
     pub fn message(&self, asked: &Asked) -> Message {
         Message::post(&self.agent, &asked.path, &asked.body).signed(&self.key)
+    }
+
+    /// Asks for a deployment to be cancelled.
+    pub fn cancel(&self, asked: &Asked) -> Result<Answer> {
+        let path = format!("/v1/deployments/{}/cancel", asked.id);
+        Message::post(&self.agent, &path, &json!({}))
+            .signed(&self.key)
+            .send(&self.agent)
+    }
+
+    /// Has `web` die, which runs [`Ask::Moody`]'s version.
+    pub fn web_dies(&self) -> Result<()> {
+        let web = self.project.container_id("web")?;
+        let dead = "http://127.0.0.1:8080/become/dead";
+        // It gives no answer: it dies.
+        drop(docker(["exec", &web, "/service", "healthcheck", dead]).output()?);
+        Ok(())
     }
 
     /// Asks the agent something.

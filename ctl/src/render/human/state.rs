@@ -267,6 +267,9 @@ fn why(deployment: &DeploymentView) -> String {
             .sequence
             .as_ref()
             .map(|sequence| format!("run {sequence}")),
+        deployment
+            .allow_older
+            .then(|| "with --allow-older".to_owned()),
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();
     parts.join("; ")
@@ -400,6 +403,7 @@ mod tests {
             to: Some(ReleaseNumber(42)),
             version: None,
             sequence: None,
+            allow_older: false,
             cancelled_by: None,
             accepted_at: Timestamp::from_second(99_900).unwrap(),
             phase: PhaseName::RolledBack,
@@ -574,11 +578,12 @@ mod tests {
     fn history_tells_which_run_a_push_was_and_who_cancelled_it() {
         let pushed = DeploymentView {
             sequence: "4711.2".parse().ok(),
+            allow_older: true,
             cancelled_by: "kim".parse().ok(),
             ..failed()
         };
         assert!(
-            why(&pushed).ends_with("; cancelled by kim; run 4711.2"),
+            why(&pushed).ends_with("; cancelled by kim; run 4711.2; with --allow-older"),
             "{}",
             why(&pushed)
         );
