@@ -55,6 +55,8 @@ for dir in $(find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'deploy-tests-*' | orphans
             sort -u | xargs -r docker rmi --force >/dev/null
     fi
     findmnt --noheadings --list --output TARGET | { grep -F "$dir/" || true; } | xargs -r umount --lazy
+    # A test may have made files of an Engine's immutable.
+    chattr -R -f -i "$dir" || true
     rm -rf "$dir"
     echo "sweep: removed $dir"
 done

@@ -94,12 +94,18 @@ impl<H: Host> Queue<H> {
         }
     }
 
-    /// Takes a deployment over: journals it, then starts it or lets it wait. When this returns `Ok`, it is the agent's.
+    /// Takes a deployment over: journals it, then starts it or lets it wait. When this returns `Ok`, it is the agent's. A
+    /// caller that goes away meanwhile changes nothing.
     ///
     /// # Errors
     /// The project is busy and the request does not wait; its id was used for another request; a newer run was accepted
     /// before it; the journal cannot be written.
     pub async fn accept(self: &Arc<Self>, deployment: Deployment) -> Result<Acceptance, Problem> {
+        let queue = Arc::clone(self);
+        to_the_end(async move { queue.take(deployment).await }).await
+    }
+
+    async fn take(self: &Arc<Self>, deployment: Deployment) -> Result<Acceptance, Problem> {
         let id = deployment.id().clone();
         // Held until the journal has it: two requests with one id, or for one project, are taken one after the other.
         let mut slots = self.slots.lock().await;
@@ -193,20 +199,26 @@ impl<H: Host> Queue<H> {
     }
 
     /// Cancels a deployment: one that waits ends refused at once; one that runs stops where its phase heeds that, and
-    /// ends refused or goes back. When this returns `Ok`, it is in the journal.
+    /// ends refused or goes back. When this returns `Ok`, it is in the journal. A caller that goes away meanwhile changes
+    /// nothing.
     ///
     /// # Errors
     /// `too_late`; the journal cannot be written.
     pub async fn cancel(
-        &self,
-        deployment: &Deployment,
-        key: &KeyName,
+        self: &Arc<Self>,
+        deployment: Deployment,
+        key: KeyName,
         now: Timestamp,
     ) -> Result<(), Problem> {
+        let queue = Arc::clone(self);
+        to_the_end(async move { queue.take_back(&deployment, &key, now).await }).await
+    }
+
+    async fn take_back(&self, deployment: &Deployment, key: &KeyName, now: Timestamp) -> Result<(), Problem> {
         let id = deployment.id();
         let mut slots = self.slots.lock().await;
         let Some(slot) = slots.get_mut(&deployment.project) else {
-            return Err(too_late(id, "it has ended"));
+            return Err(self.out_of_reach(id).await);
         };
         if deployment.request.auto_rollback().is_some() {
             return Err(too_late(id, "it takes a release away that fell sick"));
@@ -224,7 +236,7 @@ impl<H: Host> Queue<H> {
             return Ok(());
         }
         if slot.waiting.as_ref().is_none_or(|waiting| waiting.id() != id) {
-            return Err(too_late(id, "it has ended"));
+            return Err(self.out_of_reach(id).await);
         }
         self.note_cancelled(id, key, now).await?;
         let waiting = slot.waiting.take();
@@ -233,6 +245,19 @@ impl<H: Host> Queue<H> {
             self.end_waiting(waiting, cancelled_by(key).problem).await;
         }
         Ok(())
+    }
+
+    /// Why a deployment that neither runs nor waits cannot be cancelled.
+    async fn out_of_reach(&self, id: &DeploymentId) -> Problem {
+        match self.history.deployment(id.clone()).await {
+            Ok(Some(known)) if known.ended_at.is_none() => Problem::new(
+                Code::ShuttingDown,
+                "the agent is being restarted, and goes on with it then",
+            )
+            .hint("try again in a few seconds"),
+            Ok(_) => too_late(id, "it has ended"),
+            Err(error) => cannot_journal(&error),
+        }
     }
 
     async fn note_cancelled(&self, id: &DeploymentId, key: &KeyName, now: Timestamp) -> Result<(), Problem> {
@@ -376,6 +401,16 @@ impl<H: Host> Queue<H> {
             Err(error) => drop(self.fatal.try_send(error)),
         }
     }
+}
+
+/// Does something to its end though its caller may go away: an HTTP server drops a handler whose connection has closed, in
+/// the middle of whatever it awaits.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|_| Err(Problem::new(Code::ShuttingDown, "the agent is being restarted")))
 }
 
 fn too_late(id: &DeploymentId, reason: &str) -> Problem {

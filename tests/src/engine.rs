@@ -97,6 +97,11 @@ impl Engine {
         self.own.as_ref().map(|own| own.socket())
     }
 
+    /// Where one of the test's own keeps images and containers.
+    pub fn data_root(&self) -> Result<PathBuf> {
+        Ok(self.own()?.dir.path().join("data"))
+    }
+
     /// The image that all others are made from, made when it is first asked for.
     pub(crate) fn base_image(&self, build: impl FnOnce() -> Result<String>) -> Result<String> {
         static OF_THE_MACHINE: OnceLock<Result<String, String>> = OnceLock::new();

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use deploy_tests::agent::{Agent, Settings};
+use deploy_tests::clinic::Clinic;
 use deploy_tests::command::docker;
 use deploy_tests::ctl::{Ctl, Document};
+use deploy_tests::engine::{Engine, with_own_engine};
 use deploy_tests::http;
 use deploy_tests::images::{Mode, Registry, free_port};
 use deploy_tests::project::Project;
@@ -319,4 +321,47 @@ fn a_restarted_agent_goes_on_baking_until_the_time_is_over() -> Result<()> {
     assert_eq!(history.state("v3"), "replaced");
     assert_eq!(host.project.version("web")?, "v4");
     Ok(())
+}
+
+#[test]
+fn a_reconciliation_leaves_the_release_baking_in_its_new_containers() -> Result<()> {
+    let host = Host::start("10m")?;
+    host.push("v2")?;
+    until("it bakes", DEADLINE, || host.baking())?;
+    docker(["rm", "--force", &host.project.container_id("web")?]).text()?;
+    assert_eq!(host.ctl.json(0, &["reconcile"])?.result(), "live");
+    until("it bakes on", DEADLINE, || {
+        Ok((host.baking()? == Some("2".to_owned())).then_some(()))
+    })?;
+    host.become_what("dead");
+    let history = host.is_taken_back()?;
+    assert_eq!(history.newest(0)("outcome/result"), "rolled_back");
+    assert_eq!(host.project.version("web")?, "v1");
+    Ok(())
+}
+
+#[test]
+fn an_engine_that_is_killed_while_a_release_bakes_is_no_reason_to_take_it_back() -> Result<()> {
+    with_own_engine(|engine| {
+        let registry = Registry::start_on(engine)?;
+        let clinic = Clinic::start_only(&registry, &["auth_service"])?;
+        let agent = Agent::start_with(&clinic, Settings::default().project("bake", "\"25s\""))?;
+        clinic.push_version("auth_service", Mode::Good, "dev-0000001")?;
+        let ctl = agent.ctl()?;
+        ctl.push(0, &[&clinic.set_argument("auth_service", "dev-0000001")], &[])?;
+        for restart in [Engine::kill9, Engine::stop] {
+            restart(engine)?;
+            engine.start()?;
+        }
+        until("the bake ends", DEADLINE, || {
+            Ok(agent.log().contains("bake ended").then_some(()))
+        })
+        .with_context(|| agent.log())?;
+        let log = agent.log();
+        ensure!(log.contains("the release stayed well"), "{log}");
+        let history = History(ctl.json(0, &["history"])?);
+        assert_eq!(history.newest(0)("kind"), "push");
+        assert_eq!(clinic.service_version("auth_service")?, "dev-0000001");
+        Ok(())
+    })
 }

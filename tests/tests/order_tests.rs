@@ -1,17 +1,26 @@
 //! CI runs race: whatever order they come in, the newest wins, and the others hear which one did.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use deploy_proto::event::PhaseName;
+use deploy_proto::release::DeploymentView;
 use deploy_tests::agent::{Agent, Settings, write_config};
 use deploy_tests::clinic::Clinic;
 use deploy_tests::ctl::Ctl;
 use deploy_tests::images::{Mode, Registry};
-use deploy_tests::wire::Events;
+use deploy_tests::torture::strace::{Threads, Tracing};
+use deploy_tests::until::until;
+use deploy_tests::wire::{Connection, Events, Message};
+use serde_json::json;
 
 const SERVICE: &str = "auth_service";
 const REPOSITORY: &str = "acme/clinic";
+/// How long a flush takes where that is what is tried, and how many callers go away, each a third of it later.
+const FLUSH: Duration = Duration::from_millis(120);
+const LEAVING: u32 = 12;
 
 /// A caller as it is in a run of GitHub Actions.
 fn in_run(ctl: &Ctl, run: &str, attempt: &str) -> Ctl {
@@ -160,5 +169,66 @@ fn three_runs_at_once_leave_the_newest_and_projects_do_not_wait_for_each_other()
     assert_eq!(third.end()?.expect(0)?.json()?.result(), "live");
     assert_eq!(clinic.service_version(SERVICE)?, "dev-0000003");
     assert_eq!(neighbour.service_version(SERVICE)?, "dev-0000009");
+    Ok(())
+}
+
+/// A CI job is cancelled at any moment of its request: what the agent journaled runs, waits or ended, and nothing is lost
+/// between the journal and the queue.
+#[test]
+fn a_caller_that_goes_away_at_any_moment_loses_no_deployment() -> Result<()> {
+    let registry = Registry::start()?;
+    let clinic = Clinic::start_only(&registry, &[SERVICE])?;
+    let agent = Agent::start(&clinic)?;
+    let key = agent.ctl()?.private_key()?;
+    let tag = "dev-0000001";
+    clinic.push_version(SERVICE, Mode::Good, tag)?;
+    let path = format!("/v1/projects/{}/deployments", clinic.project());
+    let images = json!([{ "service": SERVICE, "image": clinic.image(SERVICE, tag) }]);
+
+    // Every flush takes its time, so that each moment between two can be met.
+    let state = agent.state_dir();
+    let tracing = Tracing {
+        calls: vec!["fsync"],
+        paths: vec![state.join("history.db-wal"), state.join("history.db")],
+        inject: Some(("fsync", format!("delay_enter={}", FLUSH.as_micros()))),
+    };
+    let strace = tracing.attach(&agent, Threads::All)?;
+    let mut left = Vec::new();
+    for number in 0..LEAVING {
+        let id = format!("{:016x}", number + 1);
+        let body = json!({ "id": id, "images": images, "queue": true });
+        let message = Message::post(&agent, &path, &body).signed(&key);
+        let mut connection = Connection::open(agent.port())?;
+        connection.write(&message.bytes())?;
+        thread::sleep(FLUSH / 3 * number);
+        drop(connection);
+        left.push(id);
+    }
+    strace.detach()?;
+
+    let view = |id: &str| -> Result<Option<DeploymentView>> {
+        let answer = Message::get(&agent, &format!("/v1/deployments/{id}"))
+            .signed(&key)
+            .send(&agent)?;
+        Ok(if answer.status == 404 {
+            None
+        } else {
+            Some(serde_json::from_value(answer.json()?)?)
+        })
+    };
+    until("all of them end", Duration::from_secs(60), || {
+        for id in &left {
+            if view(id)?.is_some_and(|view| view.ended_at.is_none()) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .with_context(|| agent.log())?;
+    let known = left.iter().filter_map(|id| view(id).transpose());
+    let known = known.collect::<Result<Vec<_>>>()?;
+    ensure!(!known.is_empty(), "no moment was late enough to be accepted");
+    ensure!(known.len() < left.len(), "no moment was early enough to be lost");
+    assert_eq!(clinic.service_version(SERVICE)?, tag);
     Ok(())
 }

@@ -1,14 +1,16 @@
 //! What can be gone back to stays on the host, what cannot is removed, and what others use is left alone.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use deploy_proto::event::PhaseName;
 use deploy_tests::agent::{Agent, Settings, write_config};
-use deploy_tests::command::docker;
+use deploy_tests::command::{Run, docker};
 use deploy_tests::ctl::Ctl;
-use deploy_tests::images::{Mode, Registry, unique};
+use deploy_tests::engine::with_own_engine;
+use deploy_tests::images::{Image, Mode, Registry, unique};
 use deploy_tests::project::Project;
 use deploy_tests::until::until;
 use deploy_tests::wire::Events;
@@ -269,4 +271,68 @@ fn who_manages_images_by_hand_can_say_so() -> Result<()> {
     // However small `keep` is, the one before what runs stays.
     assert_eq!(left, ["v1", "v2", "v3", "b2", "b3"]);
     Ok(())
+}
+
+#[test]
+fn a_clean_up_that_fails_fails_no_deployment_and_is_made_up_for() -> Result<()> {
+    with_own_engine(|engine| {
+        let registry = Registry::start_on(engine)?;
+        let project = project(&registry, "v1")?;
+        let settings = Settings::default()
+            .project("keep", "1")
+            .project("settle", "\"0s\"")
+            .docker_socket(&engine.socket().context("the machine's Engine")?);
+        let agent = Agent::start_on(project.dir(), project.name(), &registry.docker_config(), settings)?;
+        let ctl = agent.ctl()?;
+        // The Engine cannot remove the layers that it has, as on a disk that is broken there.
+        let frozen = Frozen(engine.data_root()?);
+        for tag in ["v2", "v3", "v4"] {
+            // With a layer of its own, or nothing but its name would go.
+            Image::new("web", tag, Mode::Good)
+                .extra_bytes(1000)
+                .build_and_push(&registry, "acme/web", tag)?;
+            frozen.freeze()?;
+            deploy_pushed(&ctl, &project, tag)?;
+        }
+        until("a clean-up failed", SOON, || {
+            let metrics = agent.monitor("/metrics")?.1;
+            let name = format!(
+                "deploy_agent_image_cleanups_failed_total{{project=\"{}\"}} ",
+                project.name()
+            );
+            let count = metrics.lines().find_map(|line| line.strip_prefix(&name));
+            Ok(count.is_some_and(|count| count != "0").then_some(()))
+        })
+        .with_context(|| agent.log())?;
+        drop(frozen);
+        // The first one's image went; of the second the Engine has lost all but the layer.
+        deploy(&ctl, &project, "v5")?;
+        removed(&agent, &project, 2)
+    })
+}
+
+/// An Engine's folder in which no image layer that is there can be removed; all can again on drop.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn freeze(&self) -> Result<()> {
+        self.change("+i")
+    }
+
+    /// A file of each image layer; those of containers go and come as ever.
+    fn change(&self, flag: &str) -> Result<()> {
+        for layer in fs::read_dir(self.0.join("image/overlay2/layerdb/sha256"))? {
+            let name = fs::read_to_string(layer?.path().join("cache-id"))?;
+            let file = self.0.join("overlay2").join(name.trim()).join("link");
+            Run::new("chattr").args([flag]).args([&file]).text()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Nothing is frozen where it was never begun.
+        drop(self.change("-i"));
+    }
 }

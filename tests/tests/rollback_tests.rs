@@ -8,7 +8,10 @@ use deploy_proto::event::PhaseName;
 use deploy_tests::agent::{Agent, Settings};
 use deploy_tests::clinic::{Clinic, FIRST_VERSION};
 use deploy_tests::command::docker;
-use deploy_tests::images::{Mode, Registry, temporary_dir, unique};
+use deploy_tests::http;
+use deploy_tests::images::{Mode, Registry, free_port, temporary_dir, unique};
+use deploy_tests::project::Project;
+use deploy_tests::until::until;
 use deploy_tests::wire::Events;
 
 const SERVICE: &str = "auth_service";
@@ -299,5 +302,90 @@ fn what_the_host_has_no_room_for_is_refused_and_what_docker_cannot_start_is_put_
     );
     assert_eq!(clinic.file(), file);
     assert_eq!(clinic.service_version(SERVICE)?, FIRST_VERSION);
+    Ok(())
+}
+
+#[test]
+fn a_named_service_that_runs_already_and_falls_sick_meanwhile_takes_the_release_back() -> Result<()> {
+    let registry = Registry::start()?;
+    // The probe is all that its health is known by: the Engine calls it well.
+    let port = free_port()?;
+    let file = format!(
+        "services:\n  web:\n    image: REGISTRY/acme/web:v1\n    restart: always\n  api:\n    image: REGISTRY/acme/api:v1\n    restart: always\n    ports: [\"127.0.0.1:{port}:8080\"]\n"
+    );
+    let project = Project::write(&registry, &[("compose.yaml", &file)])?;
+    project.push_image("web", "v1", Mode::Good)?;
+    project.push_image("web", "v2", Mode::Good)?;
+    project.push_image("api", "v1", Mode::Moody)?;
+    project.compose(&["up", "-d", "--quiet-pull"]).text()?;
+    let probe = format!("service = \"api\"\nhttp = \"http://127.0.0.1:{port}/health\"");
+    let settings = Settings::default().project("wait", "\"5s\"").probe(&probe);
+    let agent = Agent::start_on(project.dir(), project.name(), &registry.docker_config(), settings)?;
+    let ctl = agent.ctl()?;
+    let api = format!("api={}", project.image("api", "v1"));
+    ctl.push(0, &[&api], &[])?;
+    let stands = || -> Result<_> {
+        Ok((
+            project.file("compose.yaml")?,
+            project.version("web")?,
+            project.container_id("api")?,
+        ))
+    };
+    let before = stands()?;
+
+    http::get(port, "/become/sick")?;
+    let web = format!("web={}", project.image("web", "v2"));
+    let pushed = ctl.push(3, &[&web, &api], &[])?;
+    assert_eq!(pushed.at("/outcome/sick_service"), "api");
+    assert_eq!(stands()?, before);
+    http::get(port, "/become/well")?;
+    assert_eq!(ctl.push(0, &[&web, &api], &[])?.result(), "live");
+    Ok(())
+}
+
+/// A job that is done, and a service that somebody stopped, are in the release, and were not come to.
+#[test]
+fn the_way_back_leaves_what_was_not_touched_as_it_was() -> Result<()> {
+    let registry = Registry::start()?;
+    let file = "services:\n  web:\n    image: REGISTRY/acme/web:v1\n    restart: always\n  job:\n    image: REGISTRY/acme/job:v1\n  idle:\n    image: REGISTRY/acme/idle:v1\n";
+    let project = Project::write(&registry, &[("compose.yaml", file)])?;
+    for (service, mode) in [("web", Mode::Good), ("job", Mode::Oneshot), ("idle", Mode::Good)] {
+        project.push_image(service, "v1", mode)?;
+        project.push_image(service, "v2", mode)?;
+    }
+    project.compose(&["up", "-d", "--quiet-pull"]).text()?;
+    project.compose(&["stop", "--timeout", "1", "idle"]).text()?;
+    let mut agent = Agent::start_on(
+        project.dir(),
+        project.name(),
+        &registry.docker_config(),
+        Settings::default(),
+    )?;
+    let stands = || -> Result<Vec<String>> {
+        ["web", "job", "idle"]
+            .into_iter()
+            .map(|service| {
+                let id = project.container_id(service)?;
+                let format = "{{.Id}} {{.State.Status}} {{.State.StartedAt}} {{.Image}}";
+                docker(["inspect", "--type", "container", "--format", format, &id]).text()
+            })
+            .collect()
+    };
+    until("the job is done", Duration::from_secs(20), || {
+        Ok(stands()?.iter().any(|one| one.contains(" exited ")).then_some(()))
+    })?;
+    let before = (stands()?, project.file("compose.yaml")?);
+    let set: Vec<String> = ["web", "job", "idle"]
+        .map(|service| format!("{service}={}", project.image(service, "v2")))
+        .into();
+    let set: Vec<&str> = set.iter().map(String::as_str).collect();
+    // Before the first container: a hook. After it: web itself, which is restarted after job and idle.
+    agent.set_hooks(&[
+        "before = \"restart\"\nname = \"migrate\"\nservice = \"web\"\ncommand = [\"fail\", \"no\"]"
+            .to_owned(),
+    ])?;
+    let refused = agent.ctl()?.push(3, &set, &[])?;
+    assert_eq!(refused.result(), "rolled_back");
+    assert_eq!((stands()?, project.file("compose.yaml")?), before);
     Ok(())
 }

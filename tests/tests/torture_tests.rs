@@ -27,7 +27,7 @@ fn try_some(groups: &[&str], sample: usize) -> Result<()> {
 
 #[test]
 fn killed_at_any_moment_it_ends_as_it_would_have() -> Result<()> {
-    try_some(&["kill-forward", "kill-back"], 2)
+    try_some(&["kill-forward", "kill-back", "kill-one-by-one"], 2)
 }
 
 #[test]

@@ -148,7 +148,7 @@ pub(super) async fn cancel(
     policy::permit_cancel(verified.key(), &deployment)?;
     let id = deployment.id().clone();
     app.queue
-        .cancel(&deployment, &verified.key().name, (app.now)())
+        .cancel(deployment, verified.key().name.clone(), (app.now)())
         .await?;
     Ok((StatusCode::ACCEPTED, Json(Accepted { id })))
 }

@@ -33,8 +33,8 @@ const HISTORY_DEFAULT: u32 = 20;
 /// How long the history waits for the Engine to list its images.
 const IMAGES_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How many deployments `status` looks at: one that runs, one that waits, and the last that ended.
-const RECENT: u32 = 4;
+/// How many deployments `status` looks at for the last that ended: one may run, and one may wait.
+const RECENT: u32 = 3;
 
 /// The projects that this key may touch.
 pub(super) async fn projects(State(app): State<Arc<App>>, verified: Verified) -> Json<Projects> {
@@ -59,8 +59,9 @@ pub(super) async fn status(
 ) -> Result<Json<ProjectStatus>, Refusal> {
     let project = readable(&app, &verified, &name)?;
     let name = project.name.clone();
-    let (release, deployments, last_live, stuck, services, missing) = tokio::join!(
+    let (release, running, deployments, last_live, stuck, services, missing) = tokio::join!(
         app.history.live_release(name.clone()),
+        app.history.under_way(name.clone()),
         app.history.deployments(name.clone(), RECENT),
         app.history.last_live_plan(name.clone()),
         app.history.stuck(name.clone()),
@@ -69,11 +70,7 @@ pub(super) async fn status(
     );
     let (services, files) = services?;
     let (deployments, stuck) = (deployments?, stuck?);
-    // The oldest that has not ended: a newer one waits behind it.
-    let running = deployments
-        .iter()
-        .rfind(|deployment| deployment.ended_at.is_none())
-        .map(|deployment| log_lines::view(verified.key(), deployment));
+    let running = running?.map(|deployment| log_lines::view(verified.key(), &deployment));
     let last = deployments
         .iter()
         .find(|deployment| deployment.ended_at.is_some())
@@ -164,17 +161,20 @@ pub(super) async fn health(
     verified: Verified,
 ) -> Result<Json<ProjectHealth>, Refusal> {
     let project = readable(&app, &verified, &name)?;
-    let (release, services) = tokio::join!(
+    let (release, stuck, services) = tokio::join!(
         app.history.live_release(project.name.clone()),
+        app.history.stuck(project.name.clone()),
         app.host.services(&project, Checks::Now)
     );
+    // Stuck, no release runs whole.
+    let release = if stuck?.is_some() { None } else { release? };
     let (services, _files) = services?;
     Ok(Json(ProjectHealth {
         project: project.name,
         healthy: services
             .iter()
             .all(|service| service.health == ServiceHealth::Healthy),
-        release: release?.map(|release| release.number),
+        release: release.map(|release| release.number),
         services,
     }))
 }

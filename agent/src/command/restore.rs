@@ -10,7 +10,7 @@ use super::backup::in_words;
 use crate::config::{self, Mistakes};
 use crate::deploy::restored;
 use crate::history::backup::{Contents, replace, stage};
-use crate::history::{History, HistoryError};
+use crate::history::{History, HistoryError, OnCancel};
 use crate::state_folder::{StateFolder, StateFolderError};
 
 /// Put a backup in the place of the history
@@ -110,7 +110,7 @@ async fn bring_up_to_date(
     for deployment in history.unfinished().await? {
         let (phase, end, events) = restored::end(&deployment, contents.newest.unwrap_or(now), now);
         history
-            .finish(deployment.id().clone(), phase, end, events)
+            .finish(deployment.id().clone(), phase, end, events, OnCancel::GoOn)
             .await?;
         ended.push(format!(
             "deployment {} of {}",

@@ -1,13 +1,13 @@
 //! What planning does otherwise in a project that is stuck: the files may be those of a release that never went live, and
 //! one step back is the release that did.
 
-use deploy_proto::names::ProjectName;
+use deploy_proto::names::{ProjectName, ReleaseNumber};
 use deploy_proto::push::RollbackTarget;
 use deploy_proto::release::DeploymentKind;
 
 use super::difference::edited_files;
 use super::facts::SourceFile;
-use crate::history::{History, HistoryError, Release};
+use crate::history::{Deployment, History, HistoryError, Release};
 
 /// Whether the project is stuck and its files are as that deployment left them: nobody edited them by hand.
 ///
@@ -47,6 +47,20 @@ pub(super) async fn rollback_target(
         (true, Some(_)) => RollbackTarget::Back(steps - 1),
         (true, None) | (false, _) => asked.clone(),
     })
+}
+
+/// Whether the deployment that a project is stuck in began a migration that cannot be undone. What ran before never ran on
+/// the data as it is now: neither does it for a push that gets the project out.
+///
+/// # Errors
+/// The history cannot be read.
+pub(super) async fn is_migrated(history: &History, stuck: Option<&Deployment>) -> Result<bool, HistoryError> {
+    let Some((stuck, to)) = stuck.and_then(|stuck| Some((stuck, stuck.to?))) else {
+        return Ok(false);
+    };
+    let before = ReleaseNumber(to.0.saturating_sub(1));
+    let migrations = history.migrations_since(stuck.project.clone(), before).await?;
+    Ok(migrations.iter().any(|release| release.number == to))
 }
 
 /// The migration that cannot be undone and that the project is stuck in, if it is: nothing goes back before it by itself.

@@ -8,6 +8,7 @@ use deploy_proto::event::RunningService;
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::ServiceName;
 use deploy_proto::problem::{Code, Problem};
+use tokio::sync::Notify;
 
 use super::facts::{Facts, HostFacts, Offered, Ran, RunningFacts, ServiceFacts, SourceFile};
 use super::phase::{Action, Failure};
@@ -22,8 +23,8 @@ pub(crate) enum Answer {
     No,
     /// For an edit: it failed, and the files are as they were.
     NoAndUndone,
-    /// Yes, but others come to do something meanwhile.
-    Slow,
+    /// Yes, once the test lets it go on.
+    Held,
     Never,
 }
 
@@ -39,6 +40,7 @@ pub(crate) struct FakeHost {
     hooks: Mutex<Vec<RanHook>>,
     /// The images that edits wrote, where one did.
     written: Mutex<BTreeMap<ServiceName, ImageRef>>,
+    go_on: Notify,
 }
 
 pub(crate) const FILE: &str = "/srv/shop/compose.yaml";
@@ -51,6 +53,11 @@ impl FakeHost {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(action, answer);
+    }
+
+    /// Lets an action go on that is held.
+    pub(crate) fn go_on(&self) {
+        self.go_on.notify_one();
     }
 
     /// What it was asked to do so far.
@@ -77,10 +84,8 @@ impl FakeHost {
         match answer {
             None | Some(Answer::Yes) => Ok(format!("{action:?} done")),
             Some(no @ (Answer::No | Answer::NoAndUndone)) => Err(no),
-            Some(Answer::Slow) => {
-                for _ in 0..100 {
-                    tokio::task::yield_now().await;
-                }
+            Some(Answer::Held) => {
+                self.go_on.notified().await;
                 Ok(format!("{action:?} done"))
             }
             Some(Answer::Never) => std::future::pending().await,
@@ -252,7 +257,7 @@ impl Host for FakeHost {
     async fn edit(&self, _project: &Project, plan: &Plan) -> Result<Summary, EditFailure> {
         let summary = self.ask(Action::Edit).await.map_err(|answer| match answer {
             Answer::NoAndUndone => EditFailure::Undone(no(Action::Edit)),
-            Answer::Yes | Answer::No | Answer::Slow | Answer::Never => {
+            Answer::Yes | Answer::No | Answer::Held | Answer::Never => {
                 EditFailure::NotUndone(no(Action::Edit))
             }
         })?;

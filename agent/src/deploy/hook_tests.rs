@@ -7,7 +7,7 @@ use deploy_proto::event::{Ending, Happened, Outcome};
 use deploy_proto::names::{DeploymentId, ReleaseNumber};
 use deploy_proto::problem::Code;
 use deploy_proto::push::RollbackTarget;
-use tokio::sync::watch;
+use jiff::Timestamp;
 
 use super::fake_host::{Answer, NEW_DIGEST};
 use super::phase::Action;
@@ -303,17 +303,20 @@ async fn cancelled_while_the_files_are_written_an_irreversible_migration_does_no
         hooks: vec![hook("migrate", FOR_GOOD)],
         ..project()
     };
-    bench.host.answer(Action::Edit, Answer::Slow);
+    bench.host.answer(Action::Edit, Answer::Held);
     let deployment = bench.accept(push(1, "v2")).await;
-    let (cancel, cancelled) = watch::channel(None);
+    let id = deployment.id().clone();
+    // The runner is not told yet: the journal is what counts.
     let canceller = async {
         while bench.host.asked().last() != Some(&Action::Edit) {
             tokio::task::yield_now().await;
         }
-        cancel.send_replace(Some("kim".parse().unwrap()));
+        let cancelled = bench.history.cancel(id, "kim".parse().unwrap(), Timestamp::now());
+        assert!(cancelled.await.unwrap().is_some());
+        bench.host.go_on();
     };
     let runner = bench.runner();
-    let (ran, ()) = tokio::join!(runner.run(&project, deployment, cancelled), canceller);
+    let (ran, ()) = tokio::join!(runner.run(&project, deployment, nobody()), canceller);
     let outcome = ended(ran.unwrap());
     assert_eq!(outcome.result, Ending::RolledBack);
     assert_eq!(bench.ran(), [] as [&str; 0]);

@@ -212,6 +212,28 @@ impl Phase {
         }
     }
 
+    /// How a deployment ends that cannot be carried on: refused when nothing was touched yet, else stuck, for nobody can put
+    /// anything back.
+    pub fn given_up(self, why: Failure) -> Self {
+        match self {
+            Self::Accepted | Self::Pulling | Self::Gating | Self::BackingUp => Self::Refused { cause: why },
+            Self::Editing | Self::BeforeHook | Self::Restarting | Self::Watching | Self::AfterHook => {
+                Self::Stuck {
+                    cause: why.clone(),
+                    trouble: why,
+                }
+            }
+            Self::Restoring { cause } | Self::RestartingOld { cause } | Self::WatchingOld { cause } => {
+                Self::Stuck { cause, trouble: why }
+            }
+            ended @ (Self::Live
+            | Self::Unchanged
+            | Self::Refused { .. }
+            | Self::RolledBack { .. }
+            | Self::Stuck { .. }) => ended,
+        }
+    }
+
     /// Whether a cancelled deployment stops here. While the files are being written it does not: it stops after that.
     pub fn heeds_cancel(&self, course: Course) -> bool {
         !matches!(self, Self::Editing) && self.past_cancelling(course).is_none()
@@ -416,6 +438,31 @@ mod tests {
             prop_assert_eq!(untouched, matches!(next, Phase::Refused { .. }));
             prop_assert_eq!(!untouched, matches!(next, Phase::Restoring { .. }));
         }
+    }
+
+    #[test]
+    fn what_is_given_up_is_refused_or_stuck_and_keeps_the_first_reason() {
+        let why: Failure = Problem::new(Code::UnknownProject, "gone").into();
+        let mut phase = Phase::Accepted;
+        while !phase.is_ended() {
+            let untouched = matches!(
+                phase,
+                Phase::Accepted | Phase::Pulling | Phase::Gating | Phase::BackingUp
+            );
+            let given_up = phase.clone().given_up(why.clone());
+            assert_eq!(untouched, matches!(given_up, Phase::Refused { .. }), "{phase:?}");
+            assert_eq!(!untouched, matches!(given_up, Phase::Stuck { .. }), "{phase:?}");
+            phase = phase.next(Seen::Done, ALL_HOOKS);
+        }
+        assert_eq!(phase.clone().given_up(why.clone()), phase);
+        let back = Phase::WatchingOld { cause: failure() }.given_up(why.clone());
+        assert_eq!(
+            back,
+            Phase::Stuck {
+                cause: failure(),
+                trouble: why
+            }
+        );
     }
 
     fn way(mut phase: Phase, course: Course) -> Vec<PhaseName> {

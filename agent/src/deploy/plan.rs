@@ -1,6 +1,6 @@
 //! From a permitted request and the host's facts to a plan, or a refusal: pure. Nothing has changed yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -433,6 +433,15 @@ impl Plan {
     /// The services that change, by name.
     pub fn service_names(&self) -> Vec<ServiceName> {
         self.services.iter().map(|plan| plan.service.clone()).collect()
+    }
+
+    /// The ids of the containers of its named services that were there when it was made; none when it does not say.
+    pub fn containers_before(&self) -> Option<HashSet<String>> {
+        let mut ids = HashSet::new();
+        for service in self.services.iter().chain(&self.unchanged) {
+            ids.extend(service.old_containers.as_ref()?.iter().cloned());
+        }
+        Some(ids)
     }
 
     /// Every file of the project, as it is when the plan has been carried out.

@@ -24,7 +24,7 @@ use super::preflight::{self, Question};
 use super::reconciling;
 use super::sequence::{self, Runs};
 use crate::config::Project;
-use crate::history::{AutoRollback, History, HistoryError, Release, ReleaseImage, Request};
+use crate::history::{AutoRollback, Deployment, History, HistoryError, Release, ReleaseImage, Request};
 use crate::policy::{self, ServiceScope};
 
 /// A plan and the releases that are recorded with it.
@@ -162,7 +162,8 @@ async fn plan_push<H: Host>(
             history.last_live_plan(project.name.clone()).await?,
         )?;
     }
-    let resolved = wanted_by_push(project, &chosen.images, &offers);
+    let stuck = history.stuck(project.name.clone()).await?;
+    let resolved = wanted_by_push(project, &chosen.images, &offers, due(stuck.as_ref()));
     let wanted = resolved.wanted;
     let live = history.live_release(project.name.clone()).await?;
     let next = history.next_release(project.name.clone()).await?;
@@ -170,7 +171,6 @@ async fn plan_push<H: Host>(
         .as_ref()
         .is_some_and(|live| describes(live, project, &facts, as_left));
     let before = live.as_ref().map(|release| release.number);
-    let stuck = history.stuck(project.name.clone()).await?;
     let runs = match &stuck {
         Some(stuck) => Runs::Stuck(stuck.id()),
         None if is_what_runs => Runs::Live,
@@ -213,7 +213,7 @@ async fn plan_push<H: Host>(
         key: Some(asked.key.clone()),
         source: push.source.clone(),
         created_at: asked.now,
-        irreversible: false,
+        irreversible: after_stuck::is_migrated(history, stuck.as_ref()).await?,
         images: release_images(&facts, &wanted, &plan),
     };
     let releases = if plan.services.is_empty() {
@@ -222,6 +222,15 @@ async fn plan_push<H: Host>(
         found.into_iter().chain([made]).collect()
     };
     Ok(Planned { plan, releases })
+}
+
+/// When a service is brought up. In a stuck project nothing is known to be well, and that every image is the wanted one
+/// does not end it: all are brought up and watched.
+fn due(stuck: Option<&Deployment>) -> Due {
+    match stuck {
+        Some(_) => Due::Now,
+        None => Due::WhenDifferent,
+    }
 }
 
 fn left_alone(service: &ServiceName) -> String {
@@ -264,7 +273,8 @@ async fn plan_auto_rollback<H: Host>(
         found.ok_or_else(|| NoPlan::from(no_target(project, &target)))
     };
     let (target, sick) = (find(rollback.to).await?, find(rollback.sick).await?);
-    // Other migrations in between were crossed on purpose before the sick release was made.
+    // Other migrations in between were crossed on purpose before the sick release was made; the one that it was pushed to
+    // get out of is its own.
     if sick.irreversible {
         refuse_across(&target, std::slice::from_ref(&sick))?;
     }
@@ -288,7 +298,8 @@ async fn go_back<H: Host>(
         None => None,
     };
     let facts = host.facts(project).await?;
-    let wanted = wanted_by_rollback(project, target, &facts, asked.scope, only)?;
+    let due = due(history.stuck(project.name.clone()).await?.as_ref());
+    let wanted = wanted_by_rollback(project, target, &facts, asked.scope, only, due)?;
     let purpose = Purpose {
         project,
         kind: asked.request.kind(),
@@ -398,6 +409,7 @@ fn wanted_by_push(
     project: &Project,
     chosen: &BTreeMap<ServiceName, ImageRef>,
     offers: &BTreeMap<ImageRef, Result<Offered, Problem>>,
+    due: Due,
 ) -> Resolved {
     let mut resolved = Resolved::default();
     for (service, image) in chosen {
@@ -407,7 +419,7 @@ fn wanted_by_push(
                     image: image.with_digest(offered.digest.clone()),
                     written: choice::written(image, &offered.digest, project.pin),
                     image_id: None,
-                    due: Due::WhenDifferent,
+                    due,
                 };
                 resolved.wanted.insert(service.clone(), wanted);
                 resolved
@@ -432,22 +444,23 @@ fn wanted_by_push(
     resolved
 }
 
-/// The services of the target release that run something else now. One that ran neither then nor now stays away: it
-/// belongs to a profile, or somebody stopped it. Databases and whatever else is not on the
-/// project's allow-list were never this agent's to change, forward or back.
+/// The services of the target release that run something else now, and in a stuck project all of them. One that ran
+/// neither then nor now stays away: it belongs to a profile, or somebody stopped it. Databases and whatever else is not on
+/// the project's allow-list were never this agent's to change, forward or back.
 fn wanted_by_rollback(
     project: &Project,
     target: &Release,
     facts: &Facts,
     scope: &ServiceScope,
     only: Option<&BTreeSet<ServiceName>>,
+    due: Due,
 ) -> Result<BTreeMap<ServiceName, Wanted>, Problem> {
     let of = |image: &ReleaseImage| {
         let wanted = Wanted {
             image: image.image.clone(),
             written: image.written.clone(),
             image_id: image.ran_image_id().cloned(),
-            due: Due::WhenDifferent,
+            due,
         };
         (image.service.clone(), wanted)
     };
@@ -467,10 +480,8 @@ fn wanted_by_rollback(
         .collect();
     // By image alone: a service that runs the same in both releases is none of a rollback's business, however it is.
     let differs = |(service, wanted): &(ServiceName, Wanted)| {
-        facts
-            .services
-            .get(service)
-            .is_none_or(|now| !plan::has_image(wanted, now))
+        let now = facts.services.get(service);
+        due == Due::Now || now.is_none_or(|now| !plan::has_image(wanted, now))
     };
     let different: BTreeMap<_, _> = all.into_iter().filter(differs).collect();
     for service in different.keys() {

@@ -29,6 +29,7 @@ pub fn end(deployment: &Deployment, backup: Timestamp, now: Timestamp) -> (Phase
     let outcome = outcome(&phase, deployment, None, Vec::new(), 0, Duration::ZERO);
     let ended = Ended {
         project: deployment.project.clone(),
+        kind: deployment.request.kind(),
         at: now,
         outcome: outcome.clone(),
         releases: release_states(&phase, deployment),

@@ -17,12 +17,12 @@ use super::deadlines::{deadline, doing, may_be_broken_off, may_be_interrupted};
 use super::ending::{outcome, release_states, settled};
 use super::facts;
 use super::feed::Feed;
-use super::phase::{Action, Failure, Phase, Seen};
+use super::phase::{Action, Course, Failure, Phase, Seen};
 use super::plan::{Moment, Plan};
 use super::planning::{self, Asked, NoPlan};
 use super::port::{EditFailure, Host};
 use crate::config::Project;
-use crate::history::{Deployment, Ended, History, HistoryError};
+use crate::history::{Deployment, Ended, History, HistoryError, OnCancel};
 
 /// How often one phase is begun, counting restarts of the agent, before it counts as failed: a phase that takes the
 /// agent down must not do so for ever.
@@ -102,36 +102,35 @@ impl<H: Host> Runner<H> {
             let Some((seen, summary)) = self.perform(action, project, &mut deployment, &cancel).await? else {
                 return Ok(Ran::Interrupted);
             };
-            let seen = unless_cancelled(&deployment, &cancel, seen);
-            self.end_hooks_unless_done(action, project, &deployment, &seen)
-                .await;
-            let mut happened = told(&deployment.phase, &seen, summary, began.elapsed());
-            let mut next = deployment.phase.clone().next(seen, deployment.course());
-            if next.is_ended() {
-                let services = named_services(&deployment);
-                let (now, ran) = tokio::join!(
-                    self.host.running(project, &services),
-                    self.ran(project, &deployment, &next)
-                );
-                // That took a moment: who cancelled meanwhile was told that it goes back.
-                let Some(seen) = cancelled(&deployment, &cancel).filter(|_| next == Phase::Live) else {
-                    let known = Known {
-                        now,
-                        ran,
-                        told: happened,
-                        worked: before.saturating_add(begun.elapsed()),
-                        bake: project.bake,
-                    };
-                    return self
-                        .end(deployment, next, known)
+            let mut seen = unless_cancelled(&deployment, &cancel, seen);
+            let mut summary = summary;
+            loop {
+                self.end_hooks_unless_done(action, project, &deployment, &seen)
+                    .await;
+                let on_cancel = on_cancel(&deployment.phase, deployment.course(), &seen);
+                let told = told(&deployment.phase, &seen, summary, began.elapsed());
+                let next = deployment.phase.clone().next(seen, deployment.course());
+                let recorded = if next.is_ended() {
+                    let worked = before.saturating_add(begun.elapsed());
+                    self.end_here(project, &deployment, next, told, worked, on_cancel)
                         .await
-                        .map(Box::new)
-                        .map(Ran::Ended);
+                        .map(Some)
+                } else {
+                    self.enter(&mut deployment, next, told, on_cancel)
+                        .await
+                        .map(|()| None)
                 };
-                happened = told(&deployment.phase, &seen, String::new(), began.elapsed());
-                next = deployment.phase.clone().next(seen, deployment.course());
+                match recorded {
+                    Ok(None) => break,
+                    Ok(Some(outcome)) => return Ok(Ran::Ended(Box::new(outcome))),
+                    // Who cancelled while the step was on its way to the journal was told so: it is not taken.
+                    Err(HistoryError::Cancelled { by }) => {
+                        seen = Seen::Failed(cancelled_by(&by));
+                        summary = String::new();
+                    }
+                    Err(error) => return Err(error),
+                }
             }
-            self.enter(&mut deployment, next, happened).await?;
             if *self.shutdown.borrow() {
                 return Ok(Ran::Interrupted);
             }
@@ -147,35 +146,13 @@ impl<H: Host> Runner<H> {
     /// # Errors
     /// The journal cannot be written.
     pub async fn give_up(&self, deployment: Deployment, problem: Problem) -> Result<Outcome, HistoryError> {
-        let failure = Failure::from(problem);
-        let phase = match deployment.phase.clone() {
-            Phase::Accepted | Phase::Pulling | Phase::Gating | Phase::BackingUp => {
-                Phase::Refused { cause: failure }
-            }
-            Phase::Restoring { cause } | Phase::RestartingOld { cause } | Phase::WatchingOld { cause } => {
-                Phase::Stuck {
-                    cause,
-                    trouble: failure,
-                }
-            }
-            Phase::Editing | Phase::BeforeHook | Phase::Restarting | Phase::Watching | Phase::AfterHook => {
-                Phase::Stuck {
-                    cause: failure.clone(),
-                    trouble: failure,
-                }
-            }
-            ended @ (Phase::Live
-            | Phase::Unchanged
-            | Phase::Refused { .. }
-            | Phase::RolledBack { .. }
-            | Phase::Stuck { .. }) => ended,
-        };
+        let phase = deployment.phase.clone().given_up(problem.into());
         let worked = self.worked_before(&deployment).await?;
         let known = Known {
             worked,
             ..Known::default()
         };
-        self.end(deployment, phase, known).await
+        self.end(&deployment, phase, known, OnCancel::GoOn).await
     }
 
     /// Counts the attempt in the journal before anything is done, and tells watchers when it is not the first. Says how
@@ -202,6 +179,7 @@ impl<H: Host> Runner<H> {
                 deployment.attempts,
                 (self.now)(),
                 vec![Happened::Note { text }],
+                OnCancel::GoOn,
             )
             .await?;
         self.tell(events);
@@ -230,17 +208,44 @@ impl<H: Host> Runner<H> {
         deployment: &mut Deployment,
         next: Phase,
         mut told: Vec<Happened>,
+        on_cancel: OnCancel,
     ) -> Result<(), HistoryError> {
         told.push(Happened::Phase { phase: next.name() });
-        tracing::info!(phase = next.name().as_str(), "phase");
+        let (id, at) = (deployment.id().clone(), (self.now)());
         let events = self
             .history
-            .enter(deployment.id().clone(), next.clone(), 1, (self.now)(), told)
+            .enter(id, next.clone(), 1, at, told, on_cancel)
             .await?;
+        tracing::info!(phase = next.name().as_str(), "phase");
         deployment.phase = next;
         deployment.attempts = 1;
         self.tell(events);
         Ok(())
+    }
+
+    /// Ends the deployment in this phase, with what runs then.
+    async fn end_here(
+        &self,
+        project: &Project,
+        deployment: &Deployment,
+        phase: Phase,
+        told: Vec<Happened>,
+        worked: Duration,
+        on_cancel: OnCancel,
+    ) -> Result<Outcome, HistoryError> {
+        let services = named_services(deployment);
+        let (now, ran) = tokio::join!(
+            self.host.running(project, &services),
+            self.ran(project, deployment, &phase)
+        );
+        let known = Known {
+            now,
+            ran,
+            told,
+            worked,
+            bake: project.bake,
+        };
+        self.end(deployment, phase, known, on_cancel).await
     }
 
     /// Performs the phase's action within its deadline. `None`: the agent is shutting down, and the action is one that
@@ -482,7 +487,13 @@ impl<H: Host> Runner<H> {
         }
     }
 
-    async fn end(&self, deployment: Deployment, phase: Phase, known: Known) -> Result<Outcome, HistoryError> {
+    async fn end(
+        &self,
+        deployment: &Deployment,
+        phase: Phase,
+        known: Known,
+        on_cancel: OnCancel,
+    ) -> Result<Outcome, HistoryError> {
         let Known {
             now,
             ran,
@@ -490,7 +501,7 @@ impl<H: Host> Runner<H> {
             worked,
             bake,
         } = known;
-        let phase = settled(phase, &deployment);
+        let phase = settled(phase, deployment);
         let project = deployment.project.clone();
         let at = (self.now)();
         let elapsed_ms = u64::try_from(worked.as_millis()).unwrap_or(u64::MAX);
@@ -498,20 +509,21 @@ impl<H: Host> Runner<H> {
         let live = self.history.live_release(project.clone()).await?;
         // What a stuck project runs is no release, whatever was tried since.
         let live = live.filter(|_| !was_stuck).map(|release| release.number);
-        let outcome = outcome(&phase, &deployment, live, now, elapsed_ms, bake);
+        let outcome = outcome(&phase, deployment, live, now, elapsed_ms, bake);
         told.push(Happened::Ended {
             outcome: outcome.clone(),
         });
         let ended = Ended {
             project,
+            kind: deployment.request.kind(),
             at,
             outcome: outcome.clone(),
-            releases: release_states(&phase, &deployment),
+            releases: release_states(&phase, deployment),
             ran,
         };
         let events = self
             .history
-            .finish(deployment.id().clone(), phase.clone(), ended, told)
+            .finish(deployment.id().clone(), phase.clone(), ended, told, on_cancel)
             .await?;
         match outcome.result {
             Ending::Live | Ending::Unchanged => {
@@ -576,6 +588,15 @@ fn unless_cancelled(deployment: &Deployment, cancel: &Cancel, seen: Seen) -> See
     match (seen, key, past) {
         (Seen::Done | Seen::NothingToDo, Some(key), None) => Seen::Failed(cancelled_by(&key)),
         (seen, _, _) => seen,
+    }
+}
+
+/// Whether a cancellation that the journal has by then keeps the next step from being recorded: one forward from a phase
+/// that heeds it.
+fn on_cancel(phase: &Phase, course: Course, seen: &Seen) -> OnCancel {
+    match (seen, phase.past_cancelling(course)) {
+        (Seen::Done | Seen::NothingToDo, None) => OnCancel::Stop,
+        (Seen::Failed(_) | Seen::Undone(_), _) | (_, Some(_)) => OnCancel::GoOn,
     }
 }
 

@@ -352,7 +352,7 @@ async fn cancelled_while_the_files_are_written_it_goes_back_after_that() {
         (Action::Plan, Ending::Refused),
     ] {
         let bench = Bench::new();
-        bench.host.answer(before, Answer::Slow);
+        bench.host.answer(before, Answer::Held);
         let deployment = bench.accept(push(1, "v2")).await;
         let (cancel, cancelled) = watch::channel(None);
         let canceller = async {
@@ -360,6 +360,7 @@ async fn cancelled_while_the_files_are_written_it_goes_back_after_that() {
                 tokio::task::yield_now().await;
             }
             cancel.send_replace(Some("kim".parse().unwrap()));
+            bench.host.go_on();
         };
         let (runner, the_project) = (bench.runner(), project());
         let (ran, ()) = tokio::join!(runner.run(&the_project, deployment, cancelled), canceller);
@@ -370,6 +371,37 @@ async fn cancelled_while_the_files_are_written_it_goes_back_after_that() {
             !bench.host.asked().contains(&Action::Restart),
             "nothing is restarted any more"
         );
+    }
+}
+
+/// Who cancels writes into the journal and then tells the runner: a step that it takes in between is not taken.
+#[tokio::test]
+async fn a_cancellation_that_only_the_journal_knows_of_keeps_every_step_from_being_taken() {
+    for (during, ending) in [
+        (Action::Plan, Ending::Refused),
+        (Action::Pull, Ending::Refused),
+        (Action::Gate, Ending::Refused),
+        (Action::Edit, Ending::RolledBack),
+        (Action::Restart, Ending::RolledBack),
+        (Action::Watch, Ending::RolledBack),
+    ] {
+        let bench = Bench::new();
+        bench.host.answer(during, Answer::Held);
+        let deployment = bench.accept(push(1, "v2")).await;
+        let id = deployment.id().clone();
+        let canceller = async {
+            while bench.host.asked().last() != Some(&during) {
+                tokio::task::yield_now().await;
+            }
+            let cancelled = bench.history.cancel(id, "kim".parse().unwrap(), Timestamp::now());
+            assert!(cancelled.await.unwrap().is_some());
+            bench.host.go_on();
+        };
+        let (runner, the_project) = (bench.runner(), project());
+        let (ran, ()) = tokio::join!(runner.run(&the_project, deployment, nobody()), canceller);
+        let outcome = ended(ran.unwrap());
+        assert_eq!(outcome.result, ending, "{during:?}");
+        assert!(outcome.is_cancelled(), "{during:?}: {outcome:?}");
     }
 }
 
@@ -562,6 +594,44 @@ async fn a_project_is_stuck_until_a_deployment_ends_well() {
     );
 }
 
+/// That every image is the wanted one already says nothing of a stuck project: it is brought up and watched.
+#[tokio::test]
+async fn what_a_stuck_project_runs_already_gets_it_out_all_the_same() {
+    let back = |id: u64| {
+        Request::Rollback(Rollback {
+            id: DeploymentId::from_bits(id),
+            to: RollbackTarget::Back(1),
+            queue: false,
+            across_migration: false,
+            source: Source::default(),
+        })
+    };
+    let stuck = async || {
+        let bench = Bench::new();
+        assert_eq!(bench.run(push(1, "v2")).await.result, Ending::Live);
+        bench.host.answer(Action::Watch, Answer::No);
+        bench.host.answer(Action::WatchOld, Answer::No);
+        assert_eq!(bench.run(push(2, "v3")).await.result, Ending::Stuck);
+        bench.host.answer(Action::Watch, Answer::Yes);
+        bench.host.answer(Action::WatchOld, Answer::Yes);
+        bench
+    };
+    for (request, to) in [(push(3, "v2"), 4), (back(3), 2)] {
+        let bench = stuck().await;
+        let restarted = |bench: &Bench| {
+            let asked = bench.host.asked();
+            asked.iter().filter(|action| **action == Action::Restart).count()
+        };
+        let before = restarted(&bench);
+        let outcome = bench.run(request).await;
+        assert_eq!(
+            (outcome.result, outcome.release, restarted(&bench) - before),
+            (Ending::Live, Some(ReleaseNumber(to)), 1)
+        );
+        assert!(bench.history.stuck(project().name).await.unwrap().is_none());
+    }
+}
+
 #[tokio::test]
 async fn a_reconciliation_keeps_the_release_and_ends_being_stuck() {
     use ReleaseState::{Failed, Live, Replaced};
@@ -721,6 +791,46 @@ async fn across_a_migration_that_cannot_be_undone_nothing_is_taken_back() {
     assert_eq!(outcome.result, Ending::Stuck);
     assert_eq!(outcome.trouble.unwrap().code, Code::Irreversible);
     assert_eq!(bench.host.asked().len(), before, "the host is asked for nothing");
+}
+
+/// The push that gets a project out of a migration has none of its own, and its data is migrated all the same.
+#[tokio::test]
+async fn what_was_pushed_out_of_a_stuck_migration_is_not_taken_back_before_it() {
+    let migrated = Project {
+        hooks: vec![Hook {
+            name: "migrate".to_owned(),
+            moment: HookMoment::BeforeRestart {
+                is_irreversible: true,
+            },
+            service: None,
+            command: vec!["true".to_owned()],
+            deadline: Duration::from_secs(5),
+        }],
+        ..project()
+    };
+    let bench = Bench::new();
+    assert_eq!(bench.run(push(1, "v2")).await.result, Ending::Live);
+    bench.host.answer(Action::Watch, Answer::No);
+    let deployment = bench.accept(push(2, "v3")).await;
+    let stuck = bench.runner().run(&migrated, deployment, nobody()).await.unwrap();
+    assert_eq!(ended(stuck).result, Ending::Stuck);
+    // Twice: what is pushed and gets stuck in between hands it on.
+    bench.host.answer(Action::WatchOld, Answer::No);
+    assert_eq!(bench.run(push(3, "v4")).await.result, Ending::Stuck);
+    bench.host.answer(Action::Watch, Answer::Yes);
+    assert_eq!(bench.run(push(4, "v5")).await.result, Ending::Live);
+
+    let sick = AutoRollback {
+        id: DeploymentId::from_bits(5),
+        undoes: DeploymentId::from_bits(4),
+        sick: ReleaseNumber(5),
+        to: ReleaseNumber(2),
+        cause: super::fake_host::no(Action::Watch),
+        source: Source::default(),
+    };
+    let outcome = bench.run(Request::AutoRollback(sick)).await;
+    assert_eq!(outcome.result, Ending::Stuck, "{outcome:?}");
+    assert_eq!(outcome.trouble.unwrap().code, Code::Irreversible);
 }
 
 #[tokio::test]

@@ -173,6 +173,7 @@ impl HistoryError {
             | Self::File { .. }
             | Self::Sql { .. }
             | Self::Unreadable { .. }
+            | Self::Cancelled { .. }
             | Self::ShuttingDown) => other,
         }
     }

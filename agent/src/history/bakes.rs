@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use deploy_proto::names::{DeploymentId, ProjectName, ReleaseNumber, ServiceName};
+use deploy_proto::release::DeploymentKind;
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, Transaction};
 
@@ -114,7 +115,8 @@ pub(super) fn end(transaction: &Transaction<'_>, project: &ProjectName) -> Resul
 }
 
 /// What a deployment's end does to the project's bake: what went live takes its place, and begins one of its own where
-/// the project bakes; what touched nothing leaves it; what was rolled back leaves the baking release in new containers.
+/// the project bakes; what touched nothing leaves it; what was rolled back, or reconciled with the baking release, leaves
+/// that in new containers.
 pub(super) fn follow(
     transaction: &Transaction<'_>,
     id: &DeploymentId,
@@ -124,14 +126,9 @@ pub(super) fn follow(
     let project = &ended.project;
     match phase {
         Phase::Refused { .. } | Phase::Unchanged => return Ok(()),
-        Phase::RolledBack { .. } => {
-            return transaction
-                .execute(
-                    "UPDATE bake SET containers = NULL WHERE project = ?1",
-                    [project.as_str()],
-                )
-                .map(drop)
-                .map_err(sql("record that a bake has new containers"));
+        Phase::RolledBack { .. } => return in_new_containers(transaction, project),
+        Phase::Live if ended.kind == DeploymentKind::Reconcile => {
+            return in_new_containers(transaction, project);
         }
         Phase::Live
         | Phase::Stuck { .. }
@@ -158,6 +155,17 @@ pub(super) fn follow(
         )
         .map(drop)
         .map_err(sql("begin a bake"))
+}
+
+/// The project's baking release, if there is one, runs in containers that nobody has looked at yet.
+fn in_new_containers(transaction: &Transaction<'_>, project: &ProjectName) -> Result<(), HistoryError> {
+    transaction
+        .execute(
+            "UPDATE bake SET containers = NULL WHERE project = ?1",
+            [project.as_str()],
+        )
+        .map(drop)
+        .map_err(sql("record that a bake has new containers"))
 }
 
 struct Columns {

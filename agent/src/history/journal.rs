@@ -263,7 +263,7 @@ impl History {
     /// Records the phase that a deployment enters, before anything is done in it, with the events that tell of it.
     ///
     /// # Errors
-    /// The database cannot be written; nothing may then be done in the phase.
+    /// The database cannot be written, or it is cancelled; nothing may then be done in the phase.
     pub async fn enter(
         &self,
         id: DeploymentId,
@@ -271,9 +271,11 @@ impl History {
         attempts: u32,
         at: Timestamp,
         events: Vec<Happened>,
+        on_cancel: OnCancel,
     ) -> Result<Vec<Event>, HistoryError> {
         self.with(move |connection| {
             let transaction = connection.transaction().map_err(sql("begin to enter a phase"))?;
+            go_on_unless_cancelled(&transaction, &id, on_cancel)?;
             transaction
                 .prepare_cached("UPDATE deployment SET phase = ?2, attempts = ?3 WHERE id = ?1")
                 .and_then(|mut statement| statement.execute((id.as_str(), to_json_sql(&phase)?, attempts)))
@@ -436,6 +438,19 @@ impl History {
         .await
     }
 
+    /// The project's deployment that runs: the oldest that has not ended, for a newer one waits behind it.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn under_way(&self, project: ProjectName) -> Result<Option<Deployment>, HistoryError> {
+        self.with(move |connection| {
+            let filter = "WHERE project = ?1 AND ended_at IS NULL ORDER BY ordinal LIMIT 1";
+            let found = select(connection, COLUMNS_WITHOUT_PLAN, filter, [project.as_str()])?;
+            Ok(found.into_iter().next())
+        })
+        .await
+    }
+
     /// Every deployment that has not ended, in the order in which they were accepted.
     ///
     /// # Errors
@@ -481,6 +496,36 @@ impl History {
                 .map_err(sql("number a release"))
         })
         .await
+    }
+}
+
+/// Whether a step is recorded of a deployment that somebody asked to be cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCancel {
+    /// It is: the step leads back, or it is too late.
+    GoOn,
+    /// It is not. Who cancels is told so in a transaction, and so is who goes on: whichever is first wins.
+    Stop,
+}
+
+/// Fails when a cancellation keeps a step from being recorded.
+pub(super) fn go_on_unless_cancelled(
+    transaction: &Transaction<'_>,
+    id: &DeploymentId,
+    on_cancel: OnCancel,
+) -> Result<(), HistoryError> {
+    if on_cancel == OnCancel::GoOn {
+        return Ok(());
+    }
+    let key: Option<String> = transaction
+        .prepare_cached("SELECT cancelled_by FROM deployment WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id.as_str()], |row| row.get(0)))
+        .map_err(sql("look for a cancellation"))?;
+    match key {
+        None => Ok(()),
+        Some(text) => Err(HistoryError::Cancelled {
+            by: parsed("a key's name", &text)?,
+        }),
     }
 }
 

@@ -19,12 +19,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use deploy_proto::names::KeyName;
 use deploy_proto::problem::{Code, Problem};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::Semaphore;
 
 pub use bakes::{Bake, Containers};
-pub use journal::{AutoRollback, Deployment, Request};
+pub use journal::{AutoRollback, Deployment, OnCancel, Request};
 pub use nonces::{Nonce, NonceUse};
 use patience::Patience;
 pub use releases::{Ended, Release, ReleaseImage};
@@ -111,6 +112,12 @@ pub enum HistoryError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Nothing was recorded: somebody had the deployment cancelled first. Only where [`OnCancel::Stop`] was given.
+    #[error("the deployment was cancelled by {by}")]
+    Cancelled {
+        /// Whose key signed that.
+        by: KeyName,
+    },
     /// The blocking task was cancelled: the agent is shutting down.
     #[error("the agent is shutting down")]
     ShuttingDown,
@@ -127,6 +134,7 @@ impl HistoryError {
             | Self::Busy { .. }
             | Self::Unreadable { .. }
             | Self::File { .. }
+            | Self::Cancelled { .. }
             | Self::ShuttingDown => false,
         }
     }
@@ -151,7 +159,12 @@ impl HistoryError {
             Self::Busy { .. } => {
                 Some("end the program that has it open, for instance sqlite3 (`fuser -v history.db` names it)".to_owned())
             }
-            Self::Open { .. } | Self::Sql { .. } | Self::Unreadable { .. } | Self::File { .. } | Self::ShuttingDown => None,
+            Self::Open { .. }
+            | Self::Sql { .. }
+            | Self::Unreadable { .. }
+            | Self::File { .. }
+            | Self::Cancelled { .. }
+            | Self::ShuttingDown => None,
         }
     }
 

@@ -4,12 +4,12 @@ use deploy_proto::event::{Event, Happened, Outcome};
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::{DeploymentId, KeyName, ProjectName, ReleaseNumber, ServiceName, Version};
 use deploy_proto::push::{RollbackTarget, Source};
-use deploy_proto::release::{ReleaseState, ReleaseView, ReleasedService};
+use deploy_proto::release::{DeploymentKind, ReleaseState, ReleaseView, ReleasedService};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
-use super::journal::{append, to_json_sql};
+use super::journal::{OnCancel, append, go_on_unless_cancelled, to_json_sql};
 use super::{History, HistoryError, bakes, from_json, parsed, sql, to_json};
 use std::collections::BTreeMap;
 
@@ -325,11 +325,13 @@ impl History {
         phase: Phase,
         ended: Ended,
         events: Vec<Happened>,
+        on_cancel: OnCancel,
     ) -> Result<Vec<Event>, HistoryError> {
         self.with(move |connection| {
             let transaction = connection
                 .transaction()
                 .map_err(sql("begin to end a deployment"))?;
+            go_on_unless_cancelled(&transaction, &id, on_cancel)?;
             transaction
                 .prepare_cached("UPDATE deployment SET phase = ?2, ended_at = ?3, outcome = ?4 WHERE id = ?1")
                 .and_then(|mut statement| {
@@ -362,6 +364,8 @@ impl History {
 pub struct Ended {
     /// Its project.
     pub project: ProjectName,
+    /// What it was for.
+    pub kind: DeploymentKind,
     /// When.
     pub at: Timestamp,
     /// How.

@@ -28,17 +28,24 @@ use crate::policy;
 const FOLLOW_LIMIT: Duration = Duration::from_hours(12);
 
 impl DockerHost {
-    /// Watches the plan's services until all stayed well for `settle`, and checks that they run the planned images.
+    /// Watches the plan's services until all stayed well for `settle`, and checks that they run the planned images: those
+    /// that were named and ran theirs already too.
     pub(super) async fn watch_new(
         &self,
         project: &Project,
         plan: &Plan,
         progress: Progress<'_>,
     ) -> Result<Summary, Failure> {
+        let named = plan.services.iter().chain(&plan.unchanged);
+        let named: Vec<ServiceName> = named.map(|service| service.service.clone()).collect();
         let well = self
-            .well_for(project, plan, &plan.service_names(), project.settle, progress)
+            .well_for(project, plan, &named, project.settle, progress)
             .await?;
-        let mut expected = Vec::new();
+        let unchanged = plan
+            .unchanged
+            .iter()
+            .filter_map(|service| Some((service.service.clone(), service.old_image_id.clone()?)));
+        let mut expected: Vec<(ServiceName, String)> = unchanged.collect();
         for service in &plan.services {
             expected.push((service.service.clone(), self.planned_image_id(service).await?));
         }

@@ -62,12 +62,19 @@ impl Patience {
     }
 }
 
-/// Whether a step of the way back may go well when it is tried again: the Engine comes back, a file can be read or
-/// written a moment later, a `docker compose` that something killed is not killed twice. A sick service is sick.
+/// Whether a step of the way back may go well when it is tried again: the Engine comes back, or stops hanging after Compose
+/// was ended for it; a file can be read or written a moment later; a registry that the old image is pulled from is there
+/// again; a `docker compose` that something killed is not killed twice. A sick service is sick.
 pub(super) fn may_pass(problem: &Problem) -> bool {
     matches!(
         problem.code,
-        Code::Engine | Code::Internal | Code::HostUnfit | Code::ComposeFile | Code::RestartFailed
+        Code::Engine
+            | Code::Internal
+            | Code::HostUnfit
+            | Code::ComposeFile
+            | Code::RestartFailed
+            | Code::DeadlinePassed
+            | Code::ImageUnavailable
     )
 }
 

@@ -8,6 +8,7 @@ use deploy_proto::event::Happened;
 use deploy_proto::image::ImageRef;
 use deploy_proto::names::{ProjectName, ServiceName};
 use deploy_proto::problem::Problem;
+use jiff::Timestamp;
 
 use super::engine::{Container, EngineHealth};
 use super::health::{Older, WatchError};
@@ -37,13 +38,13 @@ impl DockerHost {
         progress: Progress<'_>,
     ) -> Result<Summary, Failure> {
         self.wait_for_engine(Patience::Forward).await?;
-        self.clean_up_interrupted(project).await?;
+        self.clean_up_interrupted(project, plan).await?;
         for service in &plan.services {
             let image_id = self.planned_image_id(service).await?;
             self.name_locally(&service.written, &image_id).await?;
         }
-        self.nothing_is_unfinished_yet(&project.name);
         let names = plan.service_names();
+        self.all_may_be_unfinished(&project.name, &names);
         match project.order {
             Order::Together => self.up(project, &names, Replace::Changed).await?,
             Order::OneByOne => {
@@ -78,10 +79,10 @@ impl DockerHost {
         if !plan.hooks.is_empty() {
             self.end_all_hooks(project).await?;
         }
-        self.clean_up_interrupted(project).await?;
+        self.clean_up_interrupted(project, plan).await?;
         let containers = self.containers(project).await?;
         let unfinished = self.unfinished(project, plan);
-        let before = containers_before(plan);
+        let before = plan.containers_before();
         let (mut stay, mut back, mut away) = (Vec::new(), Vec::new(), Vec::new());
         for service in &plan.services {
             let name = service.service.clone();
@@ -90,13 +91,19 @@ impl DockerHost {
                 continue;
             };
             self.bring_old_image_back(service, image_id).await?;
-            let runs = !unfinished.contains(&name) && runs_as_before(&containers, &name, image_id);
-            match runs {
-                // `up --no-deps` would make a container anew that a person's plain `up` made: Compose counts what it
-                // depends on as a part of its configuration.
-                true if was_there(&containers, &name, before.as_ref()) => {}
-                true => stay.push(name),
-                false => back.push(name),
+            let is_finished = !unfinished.contains(&name);
+            let is_untouched = is_finished && was_there(&containers, &name, image_id, before.as_ref());
+            let stands = stands_as_before(&containers, &name, image_id, plan.made_at);
+            // What nobody touched is left, also when it was sick or stopped before. `up --no-deps` would make a container
+            // anew that a person's plain `up` made (Compose counts what it depends on as a part of its configuration),
+            // and would run a job once more that is done.
+            if is_untouched && (stands || !service.old_was_well) {
+                continue;
+            }
+            if is_finished && stands {
+                stay.push(name);
+            } else {
+                back.push(name);
             }
         }
         // An Engine that was told to stop a container stops it, also when Compose was ended meanwhile: what may be being
@@ -188,8 +195,17 @@ impl DockerHost {
             .sum()
     }
 
+    /// A deployment begins to change the project: none of its containers was touched yet.
     pub(super) fn nothing_is_unfinished_yet(&self, project: &ProjectName) {
-        self.note_unfinished(project, |_| ());
+        let mut all = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(project.clone(), BTreeSet::new());
+    }
+
+    /// Where an earlier run of the agent began to replace these services' containers, which it got to is not known.
+    fn all_may_be_unfinished(&self, project: &ProjectName, services: &[ServiceName]) {
+        let mut all = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(project.clone())
+            .or_insert_with(|| services.iter().cloned().collect());
     }
 
     fn note_unfinished(&self, project: &ProjectName, note: impl FnOnce(&mut BTreeSet<ServiceName>)) {
@@ -206,11 +222,11 @@ impl DockerHost {
             .unwrap_or_else(|| plan.service_names().into_iter().collect())
     }
 
-    /// Removes what an interrupted `docker compose up` of this project left, or every later one ends in a conflict.
-    async fn clean_up_interrupted(&self, project: &Project) -> Result<(), Problem> {
+    /// Removes what an interrupted `docker compose up` of the plan's services left, or every later one ends in a conflict.
+    async fn clean_up_interrupted(&self, project: &Project, plan: &Plan) -> Result<(), Problem> {
         let removed = self
             .engine
-            .remove_half_made(&project.name)
+            .remove_half_made(&project.name, &plan.service_names())
             .await
             .map_err(Problem::from)?;
         for container in removed {
@@ -243,9 +259,11 @@ impl DockerHost {
         if self.engine.image(image_id).await?.is_none() {
             let digest = service.old_digest.as_ref().or(old.digest());
             let pinned = digest.map_or_else(|| old.clone(), |digest| old.with_digest(digest.clone()));
-            self.engine
-                .pull(&pinned, service.platform.as_deref(), |_done, _total| ())
-                .await?;
+            let platform = service.platform.as_deref();
+            self.while_registry_is_busy(&pinned, || {
+                self.engine.pull(&pinned, platform, |_done, _total| ())
+            })
+            .await?;
         }
         self.name_locally(old, image_id).await
     }
@@ -259,7 +277,7 @@ impl DockerHost {
         settle: Duration,
         progress: Progress<'_>,
     ) -> Result<Vec<super::health::WellService>, Failure> {
-        let older = containers_before(plan);
+        let older = plan.containers_before();
         let terms = super::health::Terms {
             settle,
             wait: project.wait,
@@ -338,7 +356,8 @@ impl DockerHost {
         Ok(plan.services.iter().any(|service| {
             let image_id = service.old_image_id.as_ref();
             image_id.is_some_and(|image_id| {
-                service.old_was_well && !runs_as_before(&containers, &service.service, image_id)
+                let stands = stands_as_before(&containers, &service.service, image_id, plan.made_at);
+                service.old_was_well && !stands
             })
         }))
     }
@@ -353,15 +372,6 @@ enum Replace {
     All,
 }
 
-/// The ids of the containers that were there before the deployment; none when its plan does not say.
-fn containers_before(plan: &Plan) -> Option<HashSet<&str>> {
-    let mut ids = HashSet::new();
-    for service in plan.services.iter().chain(&plan.unchanged) {
-        ids.extend(service.old_containers.as_ref()?.iter().map(String::as_str));
-    }
-    Some(ids)
-}
-
 /// What Docker means by a name without a tag.
 fn latest(image: &ImageRef) -> ImageRef {
     format!("{}:latest", image.repository())
@@ -369,23 +379,54 @@ fn latest(image: &ImageRef) -> ImageRef {
         .unwrap_or_else(|_| image.clone())
 }
 
-/// Whether a service's containers run this image and are not known to be sick.
-fn runs_as_before(containers: &[Container], service: &ServiceName, image_id: &str) -> bool {
-    let mut mine = containers
-        .iter()
-        .filter(|container| &container.service == service)
-        .peekable();
-    mine.peek().is_some() && mine.all(|container| runs_well(container) && container.image_id == image_id)
+/// Whether a service's containers are of this image and run without being known to be sick, or had done their work before
+/// the plan was made.
+fn stands_as_before(
+    containers: &[Container],
+    service: &ServiceName,
+    image_id: &str,
+    made_at: Timestamp,
+) -> bool {
+    let mut mine = of_service(containers, service).peekable();
+    mine.peek().is_some()
+        && mine.all(|container| {
+            container.image_id == image_id && (runs_well(container) || was_done(container, made_at))
+        })
 }
 
-/// Whether all containers of a service were there before the deployment.
-fn was_there(containers: &[Container], service: &ServiceName, before: Option<&HashSet<&str>>) -> bool {
-    before.is_some_and(|before| {
-        let mut mine = containers
-            .iter()
-            .filter(|container| &container.service == service);
-        mine.all(|container| before.contains(container.id.as_str()))
-    })
+/// Whether all containers of a service were there before the deployment, and are of this image.
+fn was_there(
+    containers: &[Container],
+    service: &ServiceName,
+    image_id: &str,
+    before: Option<&HashSet<String>>,
+) -> bool {
+    let mut mine = of_service(containers, service).peekable();
+    let is_old = |container: &Container, before: &HashSet<String>| {
+        container.image_id == image_id && before.contains(&container.id)
+    };
+    mine.peek().is_some() && before.is_some_and(|before| mine.all(|container| is_old(container, before)))
+}
+
+fn of_service<'c>(
+    containers: &'c [Container],
+    service: &'c ServiceName,
+) -> impl Iterator<Item = &'c Container> {
+    containers
+        .iter()
+        .filter(move |container| &container.service == service)
+}
+
+/// Whether it is a job that was done before then.
+fn was_done(container: &Container, then: Timestamp) -> bool {
+    let is_done = matches!(
+        container.state,
+        ContainerState::Exited {
+            exit_code: 0,
+            stays: true
+        }
+    );
+    is_done && container.finished_at.is_some_and(|at| at < then)
 }
 
 fn runs_well(container: &Container) -> bool {

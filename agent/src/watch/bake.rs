@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::app::App;
 use crate::config::Project;
 use crate::deploy::phase::Failure;
+use crate::deploy::plan::Plan;
 use crate::history::{AutoRollback, Bake, Deployment, HistoryError, Request};
 use crate::host::health::{BakeEnd, BakeTerms};
 use crate::systemd::Heart;
@@ -302,6 +303,7 @@ async fn watch_one(app: Arc<App>, bake: Bake, project: Project) -> Result<Ended,
     let terms = BakeTerms {
         bake: project.bake,
         since: deployment.accepted_at,
+        older: deployment.plan.as_ref().and_then(Plan::containers_before),
         containers,
     };
     Ok(match app.host.bake(&project, &terms).await {

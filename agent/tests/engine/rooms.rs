@@ -112,28 +112,31 @@ async fn a_projects_containers_are_told_with_state_and_restarts() {
 }
 
 #[tokio::test]
-async fn only_half_made_containers_of_the_own_project_are_removed() {
+async fn only_half_made_containers_of_the_named_services_of_the_own_project_are_removed() {
     let ours = Fixture::new();
     let theirs = Fixture::new();
     const REPLACE: [&str; 2] = ["--label", "com.docker.compose.replace=old"];
     let half = ours.make(&["create"], "web", &REPLACE, "exit 0");
     let foreign = theirs.make(&["create"], "web", &REPLACE, "exit 0");
+    let unnamed = ours.make(&["create"], "db", &REPLACE, "exit 0");
     let running = ours.start("api", &REPLACE, "sleep 1000");
     let created = ours.make(&["create"], "job", &[], "exit 0");
 
     let name = ours.container(&half).await.name;
-    let removed = ours.engine.remove_half_made(&ours.project.name).await.unwrap();
+    let named = [service("web"), service("api"), service("job")];
+    let removed = ours.engine.remove_half_made(&ours.project.name, &named);
+    let removed = removed.await.unwrap();
     assert_eq!(
         removed.iter().map(|gone| gone.name.as_str()).collect::<Vec<_>>(),
         [name]
     );
     assert_eq!(ours.engine.container(&half).await.unwrap(), None);
-    for kept in [&foreign, &running, &created] {
+    for kept in [&foreign, &unnamed, &running, &created] {
         assert!(ours.engine.container(kept).await.unwrap().is_some());
     }
     assert!(
         ours.engine
-            .remove_half_made(&ours.project.name)
+            .remove_half_made(&ours.project.name, &named)
             .await
             .unwrap()
             .is_empty()

@@ -40,6 +40,12 @@ pub const ROLLBACK: Group = Group {
         )
     },
 };
+/// One service after the other, which is the default order.
+pub const ONE_BY_ONE: Group = Group {
+    name: "kill-one-by-one",
+    about: "kill -9 in every phase, forward and back, where one service is replaced after the other",
+    run: one_by_one,
+};
 /// A reconciliation.
 pub const RECONCILE: Group = Group {
     name: "kill-reconcile",
@@ -158,6 +164,33 @@ fn run(
     tally: &Tally,
 ) -> Result<()> {
     let mut random = options.random(name);
+    let cases = every(ask, phases, allowed, &mut random);
+    on_stages(options, name, Ground::new(Stage::start)?, cases, tally)
+}
+
+fn one_by_one(options: &Options, tally: &Tally) -> Result<()> {
+    let mut random = options.random("kill-one-by-one");
+    let longer = |phases: &[(PhaseName, u16)]| -> Vec<(PhaseName, u16)> {
+        let twice = |&(phase, lasts_ms): &(PhaseName, u16)| {
+            let restarts = [PhaseName::Restarting, PhaseName::RestartingOld].contains(&phase);
+            (phase, if restarts { 2 * lasts_ms } else { lasts_ms })
+        };
+        phases.iter().map(twice).collect()
+    };
+    let mut cases = every(Ask::Good, &longer(FORWARD_PHASES), LIVE, &mut random);
+    cases.extend(every(Ask::Bad, &longer(BACK_PHASES), BACK, &mut random));
+    let ordered =
+        |images: &Images| Stage::start_on(images, &[("order", "\"one-by-one\"")], |_| Ok(Vec::new()));
+    on_stages(options, "kill-one-by-one", Ground::new(ordered)?, cases, tally)
+}
+
+/// Who may die, at the beginning of each phase and at random moments in it.
+fn every(
+    ask: Ask,
+    phases: &[(PhaseName, u16)],
+    allowed: &'static [Ending],
+    random: &mut Random,
+) -> Vec<Case> {
     let mut cases = Vec::new();
     for &(phase, lasts_ms) in phases {
         for who in who_may_die(ask, phase) {
@@ -165,7 +198,7 @@ fn run(
                 let after = if moment == 0 {
                     Duration::ZERO
                 } else {
-                    within(lasts_ms, &mut random)
+                    within(lasts_ms, random)
                 };
                 let death = Death {
                     phase,
@@ -178,7 +211,7 @@ fn run(
             }
         }
     }
-    on_stages(options, name, Ground::new(Stage::start)?, cases, tally)
+    cases
 }
 
 /// What can be killed with the agent alone or with all that it started, at the beginning of a phase and in it.

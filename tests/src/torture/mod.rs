@@ -43,6 +43,7 @@ pub const GROUPS: &[Group] = &[
     kill::FORWARD,
     kill::WAY_BACK,
     kill::ROLLBACK,
+    kill::ONE_BY_ONE,
     kill::RECONCILE,
     kill::CANCEL,
     kill::BAKE,

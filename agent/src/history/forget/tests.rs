@@ -5,7 +5,7 @@ use std::time::Duration;
 use deploy_proto::event::{Ending, Happened, Outcome};
 use deploy_proto::names::DeploymentId;
 use deploy_proto::push::{Push, Sequence, Source};
-use deploy_proto::release::ReleaseState;
+use deploy_proto::release::{DeploymentKind, ReleaseState};
 use jiff::Timestamp;
 
 use super::*;
@@ -13,7 +13,7 @@ use crate::deploy::facts::SourceFile;
 use crate::deploy::phase::Failure;
 use crate::deploy::plan::Plan;
 use crate::deploy::port::LogTail;
-use crate::history::{Deployment, Ended, Release, Request};
+use crate::history::{Deployment, Ended, OnCancel, Release, Request};
 use crate::policy::ServiceScope;
 
 const FILE_BYTES: usize = 32 * 1024;
@@ -148,6 +148,7 @@ impl Bench {
         let before = ReleaseNumber(number - 1);
         let ended = Ended {
             project: project(),
+            kind: DeploymentKind::Push,
             at: at(number),
             outcome: outcome(result),
             releases: vec![(before, ReleaseState::Replaced), (ReleaseNumber(number), state)],
@@ -156,7 +157,10 @@ impl Bench {
         let told = Happened::Note {
             text: "x".repeat(500),
         };
-        self.history.finish(id, phase, ended, vec![told]).await.unwrap();
+        self.history
+            .finish(id, phase, ended, vec![told], OnCancel::GoOn)
+            .await
+            .unwrap();
     }
 
     async fn deploy(&self, number: u32) {

@@ -222,14 +222,18 @@ impl Engine {
         .await
     }
 
-    /// Removes what an interrupted `docker compose up` of this project left: containers that were created to replace
-    /// another and never started. Without this, every later `up` ends in a name conflict.
+    /// Removes what an interrupted `docker compose up` of these services left: containers that were created to replace
+    /// another and never started. Without this, every later `up` of them ends in a name conflict.
     ///
-    /// The caller holds the project's lock, and no `docker compose` of this project runs.
-    pub async fn remove_half_made(&self, project: &ProjectName) -> Result<Vec<RemovedHalfMade>> {
+    /// The caller holds the project's lock, and no `docker compose` of its own runs there.
+    pub async fn remove_half_made(
+        &self,
+        project: &ProjectName,
+        services: &[ServiceName],
+    ) -> Result<Vec<RemovedHalfMade>> {
         let mut removed = Vec::new();
         for container in self.containers(project).await? {
-            if !container.half_made {
+            if !container.half_made || !services.contains(&container.service) {
                 continue;
             }
             // Without force: one that was started in the meantime is refused and stays.

@@ -25,7 +25,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bollard::{ClientVersion, Docker};
-use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use crate::deploy::platform::Platform;
@@ -42,7 +41,7 @@ pub use pull::{LOOK_UP_LIMIT, PULL_STALL, PullEnd, RemoteImage};
 pub use removal::Removed;
 pub use trouble::RegistryTrouble;
 
-use outages::Outages;
+use outages::{Moment, Outages};
 
 /// How long the Engine may take to answer a question about its own state. Milliseconds as a rule; an Engine that is
 /// unpacking large layers onto a slow disk was seen to take seconds.
@@ -115,7 +114,7 @@ impl Engine {
                 platform: OnceLock::new(),
                 root: OnceLock::new(),
                 negotiating: Mutex::new(()),
-                outages: Outages::none(Timestamp::now()),
+                outages: Outages::none(Moment::now()),
             }),
         })
     }
@@ -197,7 +196,7 @@ impl Engine {
     ) -> Result<T> {
         match tokio::time::timeout(limit, asked).await {
             Ok(Ok(answer)) => {
-                self.inner.outages.answered(Timestamp::now());
+                self.inner.outages.answered(Moment::now());
                 Ok(answer)
             }
             Ok(Err(source)) => Err(self.explained(doing, source)),
@@ -221,7 +220,7 @@ impl Engine {
         if error.is_outage() {
             self.note_outage();
         } else if let Error::Refused { .. } = &error {
-            self.inner.outages.answered(Timestamp::now());
+            self.inner.outages.answered(Moment::now());
         }
         error
     }

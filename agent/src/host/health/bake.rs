@@ -1,7 +1,7 @@
 //! Watching a release that is live: seldom as long as all is well, at once when the Engine tells of an end, and closely
 //! when something is not as it should be. The verdict is `deploy::bake`'s.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -37,9 +37,11 @@ const ENGINE_PAUSE: Duration = Duration::from_secs(1);
 pub struct BakeTerms {
     /// How long it takes when all is well.
     pub bake: Duration,
-    /// When the release's deployment began, by the host's clock: a container that was made since then never restarts
-    /// without being sick.
+    /// When the release's deployment began, by the host's clock: from then on the Engine's events are wanted.
     pub since: Timestamp,
+    /// The containers that were there before it, by id: they may have restarted before. One that it made never restarts
+    /// without being sick. None in a deployment of an agent that told them by their age.
+    pub older: Option<HashSet<String>>,
     /// What runs the release.
     pub containers: Containers,
 }
@@ -228,7 +230,12 @@ impl<'a> Watch<'a> {
             let has_probes = project.probes.iter().any(|probe| probe.service == *service);
             let watched = Watched {
                 judge: Judge::new(mine.clone(), has_probes),
-                restarts: Restarts::since(Older::CreatedBefore(terms.since)),
+                restarts: Restarts::since(
+                    terms
+                        .older
+                        .as_ref()
+                        .map_or(Older::CreatedBefore(terms.since), Older::Ids),
+                ),
                 own: OwnChecks::default(),
             };
             (service, watched)

@@ -253,7 +253,7 @@ pub(super) mod tests {
 
     #[test]
     fn restarts_of_new_containers_all_count_and_of_old_ones_those_since_the_first_look() {
-        let old = HashSet::from(["old"]);
+        let old = HashSet::from(["old".to_owned()]);
         // By id, whatever the clock said when they were made; and by age, as older plans have it.
         check_restarts(Older::Ids(&old), 10_000);
         check_restarts(Older::CreatedBefore(Timestamp::from_second(100).unwrap()), 50);

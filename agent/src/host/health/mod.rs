@@ -51,7 +51,7 @@ pub struct Terms<'a> {
 #[derive(Debug, Clone, Copy)]
 pub enum Older<'a> {
     /// Those with these ids.
-    Ids(&'a HashSet<&'a str>),
+    Ids(&'a HashSet<String>),
     /// Those that were created before this time: for plans of an agent that did not write the ids down.
     CreatedBefore(Timestamp),
 }
@@ -59,7 +59,7 @@ pub enum Older<'a> {
 impl Older<'_> {
     fn contains(&self, container: &engine::Container) -> bool {
         match self {
-            Self::Ids(ids) => ids.contains(container.id.as_str()),
+            Self::Ids(ids) => ids.contains(&container.id),
             Self::CreatedBefore(time) => container.created_at < *time,
         }
     }

@@ -267,9 +267,7 @@ fn why(deployment: &DeploymentView) -> String {
             .sequence
             .as_ref()
             .map(|sequence| format!("run {sequence}")),
-        deployment
-            .allow_older
-            .then(|| "with --allow-older".to_owned()),
+        deployment.allow_older.then(|| "with --allow-older".to_owned()),
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();
     parts.join("; ")
