@@ -26,6 +26,8 @@ pub const RETURN_DEADLINE: Duration = Duration::from_secs(60);
 /// the agent waits for one answer.
 const AWAY: Duration = Duration::from_secs(3);
 const HUNG: Duration = Duration::from_secs(20);
+/// Longer than the agent waits for `docker compose up` of one service.
+const HUNG_FOR_MINUTES: Duration = Duration::from_secs(150);
 /// For the databases to run again after the Engine's restart.
 const DATABASES_DEADLINE: Duration = Duration::from_secs(20);
 /// Large enough that its pull is struck.
@@ -42,13 +44,15 @@ pub enum Fault {
     Killed,
     /// It accepts connections and does not answer, for 20 s.
     Hung,
+    /// The same for minutes: until the agent has ended the `docker compose` that waits for it.
+    HungForMinutes,
     /// Its socket is gone for some seconds.
     SocketGone,
 }
 
 impl Fault {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
+    /// Those that take seconds.
+    pub const BRIEF: [Self; 5] = [
         Self::Stopped,
         Self::Restarted,
         Self::Killed,
@@ -60,7 +64,7 @@ impl Fault {
         match self {
             Self::Stopped | Self::Restarted => engine.stop(),
             Self::Killed => engine.kill9(),
-            Self::Hung => engine.hang(),
+            Self::Hung | Self::HungForMinutes => engine.hang(),
             Self::SocketGone => engine.hide_socket(),
         }
     }
@@ -68,7 +72,7 @@ impl Fault {
     fn cure(self, engine: &Engine) -> Result<()> {
         match self {
             Self::Stopped | Self::Restarted | Self::Killed => engine.start(),
-            Self::Hung => engine.unhang(),
+            Self::Hung | Self::HungForMinutes => engine.unhang(),
             Self::SocketGone => engine.show_socket(),
         }
     }
@@ -78,6 +82,7 @@ impl Fault {
             Self::Stopped | Self::Killed | Self::SocketGone => AWAY,
             Self::Restarted => Duration::ZERO,
             Self::Hung => HUNG,
+            Self::HungForMinutes => HUNG_FOR_MINUTES,
         }
     }
 }

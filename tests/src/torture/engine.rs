@@ -15,8 +15,16 @@ pub const ENGINE: Group = Group {
 };
 
 fn run(options: &Options, tally: &Tally) -> Result<()> {
-    let in_phase = |phase: PhaseName| Fault::ALL.map(|fault| (phase, fault));
-    let all: Vec<(PhaseName, Fault)> = PHASES.into_iter().flat_map(in_phase).collect();
+    let in_phase = |phase: PhaseName| Fault::BRIEF.map(|fault| (phase, fault));
+    let mut all: Vec<(PhaseName, Fault)> = PHASES.into_iter().flat_map(in_phase).collect();
+    // Compose runs in these.
+    let for_minutes = [
+        PhaseName::BeforeHook,
+        PhaseName::Restarting,
+        PhaseName::RestartingOld,
+        PhaseName::WatchingOld,
+    ];
+    all.extend(for_minutes.map(|phase| (phase, Fault::HungForMinutes)));
     tally.counts().of += all.len();
     let cases = options.drawn(all, &mut options.random(ENGINE.name));
     with_own_engine(|engine| {
