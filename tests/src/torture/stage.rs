@@ -187,7 +187,7 @@ pub struct Stage {
     /// The container that is not to be touched.
     pub database: String,
     next: u64,
-    /// File systems of its own, unmounted last.
+    /// File systems of its own.
     pub disks: Vec<Disk>,
 }
 
@@ -468,6 +468,15 @@ impl Stage {
             self.agent.kill9()?;
         }
         self.agent.resume()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // A folder that is a file system of its own cannot be removed with the agent's: that goes first, and the agent that
+        // has files open in it before. It may have ended by itself.
+        drop(self.agent.kill9_all());
+        self.disks.clear();
     }
 }
 
